@@ -1,0 +1,105 @@
+//! A connection is a value, an acceptor is a Tower service.
+//!
+//! Server behaviour (a cap on connections, an idle timeout, a drain) needs the socket *and* the
+//! requests on it: a timer on the socket kills a slow handler, a timer on the request never sees a
+//! client that stopped reading. This crate is the vocabulary that lets one `tower::Layer` hold both
+//! halves, and lets the same stack of layers run under `axum::serve`, hyper and tonic. It decides
+//! nothing; the crates beside it do.
+//!
+//! - A [`Connection`] is a socket and the service that will answer on it.
+//! - An *acceptor* is a `Service<Io, Response = Connection<..>>`. Its `poll_ready` is admission: until
+//!   it is ready, nobody calls `accept(2)`. [`Accept`] is the innermost one.
+//! - A *layer* wraps an acceptor, and in its `call` whatever it needs: the socket ([`Hooked`]), the
+//!   service, or both. `tower::timeout`, `tower::limit` and your own TLS are layers like any other.
+//!
+//! # With axum
+//!
+//! `axum::serve` stays; see `tower-connection-axum`.
+//!
+//! ```ignore
+//! let acceptor = ServiceBuilder::new()
+//!     .layer(ConnectionLimitLayer::new(1024))
+//!     .service(Accept::new(app));
+//! axum::serve(Accepting::new(listener, acceptor), FromAcceptor).await?;
+//! ```
+//!
+//! # With hyper
+//!
+//! The same acceptor, in a loop of your own ([`AcceptExt::accept`]) or in the one of
+//! `tower-connection-hyper`.
+//!
+//! ```ignore
+//! let acceptor = ServiceBuilder::new()
+//!     .layer(ConnectionLimitLayer::new(1024))
+//!     .service(Accept::new(app));
+//! serve(listener, acceptor).await?;
+//! ```
+//!
+//! # A layer of your own
+//!
+//! Refuse a network, before a byte is read:
+//!
+//! ```
+//! use std::{convert::Infallible, task::{Context, Poll}};
+//! use tower::{Service, ServiceBuilder, service_fn};
+//! use tower_connection::{Accept, Socket};
+//!
+//! /// Resets connections from outside this machine.
+//! #[derive(Clone)]
+//! struct LoopbackOnly<A>(A);
+//!
+//! impl<A: Service<Io>, Io: Socket> Service<Io> for LoopbackOnly<A> {
+//!     type Response = A::Response;
+//!     type Error = A::Error;
+//!     type Future = A::Future;
+//!
+//!     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
+//!         self.0.poll_ready(cx)
+//!     }
+//!
+//!     fn call(&mut self, io: Io) -> A::Future {
+//!         if io.peer().ip().is_some_and(|peer| !peer.ip().is_loopback()) {
+//!             let _ = io.reset_on_close();
+//!         }
+//!         self.0.call(io)
+//!     }
+//! }
+//!
+//! # async fn hello(_: http::Request<()>) -> Result<http::Response<()>, Infallible> { unimplemented!() }
+//! let acceptor = ServiceBuilder::new()
+//!     .layer_fn(LoopbackOnly)
+//!     .service(Accept::new(service_fn(hello)));
+//! # let _ = acceptor;
+//! ```
+//!
+//! # What each half cannot see
+//!
+//! A socket sees bytes, not requests: hyper reads while a handler runs (to notice a hang-up), so a
+//! pending read is not idleness, and a stalled HTTP/2 stream leaves the socket idle and writable. A
+//! service sees requests, not bytes: its response ends for it when the body has been handed over. After
+//! an HTTP/1 upgrade the service is dropped and the socket lives on. Hence the [`ConnectionHandle`].
+
+mod accept;
+mod body;
+mod connection;
+mod connections;
+mod deadline;
+mod handle;
+mod io;
+mod rejection;
+mod socket;
+mod state;
+mod track;
+
+pub use crate::{
+    accept::{Accept, AcceptError, AcceptExt, AcceptMake, AcceptMakeFuture, Accepted},
+    body::Guarded,
+    connection::Connection,
+    connections::{Connections, Registered},
+    deadline::Deadline,
+    handle::{ConnectionHandle, ConnectionId, End, InFlight},
+    io::{Hook, Hooked, Over, poll_write_slices},
+    rejection::{Rejectable, Rejection},
+    socket::{Address, BoxIo, Held, Socket},
+    track::{ConnectionIo, ConnectionResponseFuture, ConnectionService, Obey},
+};

@@ -237,7 +237,10 @@ pub trait AcceptExt {
     /// # Cancel safety
     ///
     /// As safe as `socket` is: tokio's listeners lose no connection.
-    #[expect(async_fn_in_trait, reason = "the future is as `Send` as the acceptor and the socket are")]
+    #[expect(
+        async_fn_in_trait,
+        reason = "the future is as `Send` as the acceptor and the socket are"
+    )]
     async fn accept<Io, Addr, F>(
         &mut self,
         socket: F,

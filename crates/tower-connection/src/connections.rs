@@ -1,31 +1,26 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
 };
 
 use crate::{ConnectionHandle, ConnectionId};
 
-/// The connections of a server: who is there, and when the last one has gone.
+/// The connections of a server: who is there, and a way to end them all.
 ///
 /// It takes a lock when a connection comes and when it goes, never for a request.
 ///
 /// # Examples
 ///
 /// ```
-/// use std::future::poll_fn;
 /// use tower_connection::{ConnectionHandle, Connections};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() {
 /// let connections = Connections::default();
-/// let registered = connections.insert(ConnectionHandle::detached());
-/// connections.close_all();
-/// assert!(registered.handle().is_closing());
+/// let early = connections.insert(ConnectionHandle::detached());
+/// connections.close();
+/// assert!(early.handle().is_closing());
 ///
-/// drop(registered);
-/// poll_fn(|cx| connections.poll_empty(cx)).await;
-/// # }
+/// let late = connections.insert(ConnectionHandle::detached());
+/// assert!(late.handle().is_closing()); // nobody slips through
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Connections {
@@ -35,14 +30,19 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Shared {
     handles: HashMap<ConnectionId, ConnectionHandle>,
-    // One server waits for its own end: the last to ask is the one to wake.
-    waiting: Option<Waker>,
+    closing: bool,
 }
 
 impl Connections {
     /// Adds a connection until the guard is dropped.
     pub fn insert(&self, handle: ConnectionHandle) -> Registered {
-        self.lock().handles.insert(handle.id(), handle.clone());
+        let mut shared = self.lock();
+        shared.handles.insert(handle.id(), handle.clone());
+        let closing = shared.closing;
+        drop(shared);
+        if closing {
+            handle.close();
+        }
         Registered {
             connections: self.clone(),
             handle,
@@ -67,8 +67,9 @@ impl Connections {
         self.lock().handles.values().cloned().collect()
     }
 
-    /// [Closes](ConnectionHandle::close) all that are there now.
-    pub fn close_all(&self) {
+    /// [Closes](ConnectionHandle::close) all that are there, and from now on each that is added.
+    pub fn close(&self) {
+        self.lock().closing = true;
         // Outside the lock: a woken task may want it.
         for handle in self.handles() {
             handle.close();
@@ -76,20 +77,10 @@ impl Connections {
     }
 
     /// [Aborts](ConnectionHandle::abort) all that are there now.
-    pub fn abort_all(&self) {
+    pub fn abort(&self) {
         for handle in self.handles() {
             handle.abort();
         }
-    }
-
-    /// Ready once there is no connection. Only the last task to ask is woken.
-    pub fn poll_empty(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut shared = self.lock();
-        if shared.handles.is_empty() {
-            return Poll::Ready(());
-        }
-        shared.waiting = Some(cx.waker().clone());
-        Poll::Pending
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -125,13 +116,6 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let mut shared = self.connections.lock();
-        shared.handles.remove(&self.handle.id());
-        if shared.handles.is_empty() {
-            if let Some(waiting) = shared.waiting.take() {
-                drop(shared);
-                waiting.wake();
-            }
-        }
+        self.connections.lock().handles.remove(&self.handle.id());
     }
 }

@@ -59,7 +59,10 @@ impl Obey {
     fn ends_here(&self) -> bool {
         let state = self.handle.state();
         // An end of stream makes h2 drop what it has queued, and only a driver can send GOAWAY.
-        let http1 = self.handle.protocol().is_none_or(|version| version < Version::HTTP_2);
+        let http1 = self
+            .handle
+            .protocol()
+            .is_none_or(|version| version < Version::HTTP_2);
         state.phase() == Phase::Closing
             && http1
             && !self.unflushed
@@ -137,7 +140,11 @@ pub struct ConnectionService<S> {
 
 impl<S> ConnectionService<S> {
     pub(crate) fn new(inner: S, handle: ConnectionHandle, handle_in_requests: bool) -> Self {
-        Self { inner, handle, handle_in_requests }
+        Self {
+            inner,
+            handle,
+            handle_in_requests,
+        }
     }
 }
 
@@ -194,7 +201,9 @@ where
                 in_flight.connection().state().set_upgraded();
             } else if in_flight.connection().is_closing() {
                 // In HTTP/2 the header is forbidden (RFC 9113, 8.2.2); a driver sends GOAWAY.
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                response
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
             }
         }
         Poll::Ready(Ok(response.map(|body| Guarded::new(body, in_flight))))

@@ -1,0 +1,148 @@
+use std::{
+    fmt, io,
+    task::{Context, Poll, ready},
+};
+
+use tokio::net::{TcpListener, TcpStream};
+use tower_connection::{Address, BoxIo, Socket};
+
+/// Where sockets come from.
+///
+/// It is implemented for tokio's TCP and Unix listeners, for a `Vec` of listeners of one kind, and for
+/// [`BoxListener`], which makes listeners of several kinds one kind. A listener that the process
+/// inherited (systemd, a parent) is tokio's `from_std` of what the `listenfd` crate returns.
+///
+/// # Examples
+///
+/// ```no_run
+/// use tokio::net::{TcpListener, UnixListener};
+/// use tower_connection_hyper::{Accept, BoxListener, serve};
+///
+/// # async fn hello(_: http::Request<hyper::body::Incoming>) -> Result<http::Response<String>, std::convert::Infallible> {
+/// #     Ok(http::Response::new("hello".into()))
+/// # }
+/// # async fn run() -> std::io::Result<()> {
+/// let listeners = vec![
+///     BoxListener::new(TcpListener::bind("127.0.0.1:3000").await?),
+///     BoxListener::new(UnixListener::bind("/run/hello.sock")?),
+/// ];
+/// serve(listeners, Accept::new(tower::service_fn(hello))).await
+/// # }
+/// ```
+pub trait Listener: Send + 'static {
+    /// The sockets it accepts.
+    type Io: Socket;
+
+    /// Accepts a socket.
+    ///
+    /// # Errors
+    ///
+    /// What `accept(2)` returned. [`serve`](crate::serve) goes on at once after an error that concerns
+    /// one client, and backs off after any other.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Io>>;
+
+    /// Where it listens.
+    fn local(&self) -> Address {
+        Address::Unknown
+    }
+}
+
+impl Listener for TcpListener {
+    type Io = TcpStream;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
+        let (socket, _) = ready!(TcpListener::poll_accept(self, cx))?;
+        Poll::Ready(Ok(socket))
+    }
+
+    fn local(&self) -> Address {
+        self.local_addr().map_or(Address::Unknown, Address::Ip)
+    }
+}
+
+#[cfg(unix)]
+impl Listener for tokio::net::UnixListener {
+    type Io = tokio::net::UnixStream;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Io>> {
+        let (socket, _) = ready!(tokio::net::UnixListener::poll_accept(self, cx))?;
+        Poll::Ready(Ok(socket))
+    }
+
+    fn local(&self) -> Address {
+        self.local_addr().map_or(Address::Unknown, |address| {
+            Address::Unix(address.as_pathname().map(Into::into))
+        })
+    }
+}
+
+/// Several listeners: the one that was served last is asked last, so that a busy one starves nobody.
+impl<L: Listener> Listener for Vec<L> {
+    type Io = L::Io;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<L::Io>> {
+        for at in 0..self.len() {
+            if let Poll::Ready(accepted) = self[at].poll_accept(cx) {
+                self[at..].rotate_left(1);
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    }
+
+    fn local(&self) -> Address {
+        self.first().map_or(Address::Unknown, Listener::local)
+    }
+}
+
+/// A listener whose type has been forgotten, so that listeners of several kinds fit one `Vec`.
+///
+/// ```
+/// use tower_connection_hyper::{BoxListener, Listener};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// assert!(BoxListener::new(listener).local().ip().is_some());
+/// # Ok(()) }
+/// ```
+pub struct BoxListener(Box<dyn Listener<Io = BoxIo>>);
+
+impl BoxListener {
+    /// Forgets the type of `listener`.
+    #[must_use]
+    pub fn new(listener: impl Listener) -> Self {
+        Self(Box::new(Boxed(listener)))
+    }
+}
+
+impl Listener for BoxListener {
+    type Io = BoxIo;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<BoxIo>> {
+        self.0.poll_accept(cx)
+    }
+
+    fn local(&self) -> Address {
+        self.0.local()
+    }
+}
+
+impl fmt::Debug for BoxListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BoxListener").field(&self.local()).finish()
+    }
+}
+
+struct Boxed<L>(L);
+
+impl<L: Listener> Listener for Boxed<L> {
+    type Io = BoxIo;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<BoxIo>> {
+        self.0.poll_accept(cx).map_ok(BoxIo::new)
+    }
+
+    fn local(&self) -> Address {
+        self.0.local()
+    }
+}

@@ -1,0 +1,247 @@
+//! The routes, and what they count.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{
+        Path, Request, State, WebSocketUpgrade,
+        ws::{CloseFrame, Message, WebSocket, close_code},
+    },
+    http::{StatusCode, header::CONTENT_TYPE},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{any, get, post},
+};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
+use tower_connection::Guarded;
+use tower_connection_limit::Limit;
+
+/// What the routes know of the server.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub(crate) connections: Limit,
+    /// True once a drain has begun.
+    pub(crate) draining: watch::Receiver<bool>,
+    pub(crate) requests: Gauge,
+}
+
+pub(crate) fn router(server: Server) -> Router {
+    Router::new()
+        .route("/", get(|| async { "ok\n" }))
+        .route("/sleep/{ms}", get(sleep))
+        .route("/bytes/{n}", get(bytes))
+        .route("/stream/{n}/{interval_ms}", get(stream))
+        .route("/echo", post(echo))
+        .route("/cpu/{us}", get(cpu))
+        .route("/panic", get(panic))
+        .route("/ws", any(ws)) // HTTP/1 asks with GET, HTTP/2 with CONNECT
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .layer(middleware::from_fn_with_state(server.clone(), count))
+        .with_state(server)
+}
+
+async fn sleep(Path(ms): Path<u64>) -> &'static str {
+    time::sleep(Duration::from_millis(ms)).await;
+    "ok\n"
+}
+
+async fn bytes(Path(left): Path<u64>) -> Body {
+    Body::new(Zeros { left })
+}
+
+async fn stream(Path((n, interval_ms)): Path<(u64, u64)>) -> Response {
+    let interval = Duration::from_millis(interval_ms);
+    let body = Body::new(Ticks {
+        n,
+        next: 0,
+        interval,
+        pause: None,
+    });
+    ([(CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
+}
+
+async fn echo(request: Request) -> Body {
+    request.into_body()
+}
+
+async fn cpu(Path(us): Path<u64>) -> &'static str {
+    let until = Instant::now() + Duration::from_micros(us);
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+    "ok\n"
+}
+
+async fn panic() {
+    panic!("as asked");
+}
+
+async fn ws(State(server): State<Server>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(|socket| echo_messages(socket, server.draining))
+}
+
+async fn echo_messages(mut socket: WebSocket, mut draining: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            message = socket.recv() => match message {
+                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                    if socket.send(message).await.is_err() {
+                        return;
+                    }
+                }
+                Some(Ok(_)) => {} // axum answers pings and closes itself
+                Some(Err(_)) | None => return,
+            },
+            () = told(&mut draining) => {
+                let close = CloseFrame { code: close_code::AWAY, reason: "draining".into() };
+                let _ = socket.send(Message::Close(Some(close))).await;
+                return;
+            }
+        }
+    }
+}
+
+/// Ends when a drain begins.
+pub(crate) async fn told(draining: &mut watch::Receiver<bool>) {
+    // An error is the end of the sender, which lives as long as the program.
+    let _ = draining.wait_for(|draining| *draining).await;
+}
+
+async fn readyz(State(server): State<Server>) -> (StatusCode, &'static str) {
+    if *server.draining.borrow() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else {
+        (StatusCode::OK, "ok\n")
+    }
+}
+
+async fn metrics(State(server): State<Server>) -> Response {
+    let Server {
+        connections,
+        requests,
+        ..
+    } = &server;
+    let text = format!(
+        "# TYPE connections_open gauge\nconnections_open {}\n\
+         # TYPE connections_rejecting gauge\nconnections_rejecting {}\n\
+         # TYPE connections_rejected_total counter\nconnections_rejected_total {}\n\
+         # TYPE acceptors_waiting gauge\nacceptors_waiting {}\n\
+         # TYPE requests_in_flight gauge\nrequests_in_flight {}\n",
+        connections.open(),
+        connections.rejecting(),
+        connections.rejected(),
+        connections.waiting(),
+        requests.get(),
+    );
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+/// Counts each request until the end of its response body.
+async fn count(State(server): State<Server>, request: Request, next: Next) -> Response {
+    let counted = server.requests.count();
+    let response = next.run(request).await;
+    response.map(|body| Body::new(Guarded::new(body, counted)))
+}
+
+/// A number that guards keep up to date.
+#[derive(Clone, Default)]
+pub(crate) struct Gauge(Arc<AtomicUsize>);
+
+struct Counted(Gauge);
+
+impl Gauge {
+    // Relaxed: a number to look at.
+    fn count(&self) -> Counted {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Counted(self.clone())
+    }
+
+    fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A body of known length, in chunks of 64 KiB.
+struct Zeros {
+    left: u64,
+}
+
+const CHUNK: &[u8] = &[b'0'; 64 * 1024];
+
+impl http_body::Body for Zeros {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let n = usize::try_from(self.left).map_or(CHUNK.len(), |left| left.min(CHUNK.len()));
+        self.left -= n as u64;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&CHUNK[..n])))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// A body that says `tick` now and then.
+struct Ticks {
+    n: u64,
+    next: u64,
+    interval: Duration,
+    pause: Option<Pin<Box<time::Sleep>>>,
+}
+
+impl http_body::Body for Ticks {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.next == self.n {
+            return Poll::Ready(None);
+        }
+        if let Some(pause) = &mut self.pause {
+            std::task::ready!(pause.as_mut().poll(cx));
+        }
+        let tick = format!("tick {}\n", self.next);
+        self.next += 1;
+        self.pause = Some(Box::pin(time::sleep(self.interval)));
+        Poll::Ready(Some(Ok(Frame::data(tick.into()))))
+    }
+}

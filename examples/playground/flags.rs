@@ -1,0 +1,144 @@
+//! The command line. It is a contract: people and tests outside of this project type it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
+
+/// A server with every behaviour of this project as a flag.
+///
+/// Durations are written `5s`, `500ms`, or `0` for off.
+#[derive(Debug, Parser)]
+#[command(name = "playground")]
+pub(crate) struct Flags {
+    /// What serves.
+    #[arg(long, value_enum, default_value_t = Stack::Axum)]
+    pub(crate) stack: Stack,
+
+    /// Where to listen; port 0 picks one.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddr,
+
+    /// TLS with a certificate made at start.
+    #[arg(long)]
+    pub(crate) tls: bool,
+
+    /// How many connections may be open; 0 is no limit.
+    #[arg(long, default_value_t = 1024)]
+    pub(crate) max_connections: usize,
+
+    /// What a client sees past that.
+    #[arg(long, value_enum, default_value_t = AtCapacity::Reject)]
+    pub(crate) at_capacity: AtCapacity,
+
+    #[command(flatten)]
+    unbuilt: Unbuilt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stack {
+    Axum,
+    HyperHttp1,
+    HyperHttp2,
+    HyperAuto,
+    Tonic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AtCapacity {
+    /// A 503 with Retry-After.
+    Reject,
+    /// It waits in the kernel's backlog.
+    Wait,
+    /// A reset (not built yet).
+    Close,
+    /// The longest idle connection is closed for it (not built yet).
+    MakeRoom,
+}
+
+/// Flags whose layer does not exist yet: given, they stop the program, unless they are given as off.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Not built yet (accepted only as 0)")]
+struct Unbuilt {
+    #[arg(long, value_name = "N")]
+    max_connections_per_ip: Option<usize>,
+    /// A number, or `adaptive`.
+    #[arg(long, value_name = "N|adaptive")]
+    max_in_flight: Option<String>,
+    #[arg(long, value_name = "D", value_parser = duration)]
+    max_wait: Option<Duration>,
+    #[arg(long, value_name = "D", value_parser = duration)]
+    keep_alive_timeout: Option<Duration>,
+    #[arg(long, value_name = "N")]
+    max_requests_per_connection: Option<u64>,
+    #[arg(long, value_name = "D", value_parser = duration)]
+    max_connection_age: Option<Duration>,
+    #[arg(long, value_name = "D", value_parser = duration)]
+    header_read_timeout: Option<Duration>,
+    #[arg(long, value_name = "D", value_parser = duration)]
+    body_read_timeout: Option<Duration>,
+    #[arg(long, value_name = "D", value_parser = duration)]
+    write_timeout: Option<Duration>,
+    #[arg(long, value_name = "BYTES_PER_SECOND")]
+    min_write_rate: Option<u64>,
+    #[arg(long, value_name = "D", value_parser = duration)]
+    drain_timeout: Option<Duration>,
+    #[arg(long, value_name = "D", value_parser = duration)]
+    lame_duck: Option<Duration>,
+}
+
+impl Flags {
+    /// Reads the command line; stops the program at what it does not understand or cannot do yet.
+    pub(crate) fn read() -> Self {
+        let flags = Self::parse();
+        if let Some(flag) = flags.asked_in_vain() {
+            let message = format!("{flag} is not built yet: its layer does not exist\n");
+            Self::command()
+                .error(ErrorKind::InvalidValue, message)
+                .exit();
+        }
+        flags
+    }
+
+    fn asked_in_vain(&self) -> Option<&'static str> {
+        let unbuilt = &self.unbuilt;
+        let time = |given: Option<Duration>| given.is_some_and(|given| !given.is_zero());
+        let count = |given: Option<u64>| given.is_some_and(|given| given != 0);
+        [
+            ("--at-capacity close", self.at_capacity == AtCapacity::Close),
+            (
+                "--at-capacity make-room",
+                self.at_capacity == AtCapacity::MakeRoom,
+            ),
+            (
+                "--max-connections-per-ip",
+                unbuilt.max_connections_per_ip.is_some_and(|n| n != 0),
+            ),
+            (
+                "--max-in-flight",
+                unbuilt.max_in_flight.as_deref().is_some_and(|n| n != "0"),
+            ),
+            ("--max-wait", time(unbuilt.max_wait)),
+            ("--keep-alive-timeout", time(unbuilt.keep_alive_timeout)),
+            (
+                "--max-requests-per-connection",
+                count(unbuilt.max_requests_per_connection),
+            ),
+            ("--max-connection-age", time(unbuilt.max_connection_age)),
+            ("--header-read-timeout", time(unbuilt.header_read_timeout)),
+            ("--body-read-timeout", time(unbuilt.body_read_timeout)),
+            ("--write-timeout", time(unbuilt.write_timeout)),
+            ("--min-write-rate", count(unbuilt.min_write_rate)),
+            ("--drain-timeout", time(unbuilt.drain_timeout)),
+            ("--lame-duck", time(unbuilt.lame_duck)),
+        ]
+        .into_iter()
+        .find_map(|(flag, asked)| asked.then_some(flag))
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    match text {
+        "0" => Ok(Duration::ZERO),
+        text => humantime::parse_duration(text),
+    }
+}

@@ -1,0 +1,152 @@
+//! Run with `cargo run --release --example playground -- --help`.
+//!
+//! A server with every behaviour of this project as a flag, on every stack, for people to try and for
+//! tests to drive. SIGTERM or SIGINT ends it gracefully, a second one at once.
+
+#![allow(missing_docs, reason = "a program; its documentation is --help")]
+
+mod app;
+mod flags;
+mod tls;
+
+use std::{error::Error, io, process::ExitCode, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tower::{Service, ServiceBuilder, limit::ConcurrencyLimitLayer, timeout::TimeoutLayer};
+use tower_connection::{Accept, Connection, ConnectionService, Socket};
+use tower_connection_axum::{Accepting, FromAcceptor};
+use tower_connection_hyper::serve;
+use tower_connection_limit::{AtCapacity, ConnectionLimitLayer, LimitedService};
+use tower_connection_rustls::TlsLayer;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    app::{Gauge, Server},
+    flags::{Flags, Stack},
+};
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> Result<ExitCode, BoxError> {
+    let flags = Flags::read();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        .with_writer(io::stderr)
+        .init();
+
+    let limit =
+        ConnectionLimitLayer::new(flags.max_connections).at_capacity(match flags.at_capacity {
+            flags::AtCapacity::Wait => AtCapacity::Wait,
+            _ => AtCapacity::Reject,
+        });
+    let (drain, draining) = watch::channel(false);
+    let app = app::router(Server {
+        connections: limit.limit(),
+        draining: draining.clone(),
+        requests: Gauge::default(),
+    });
+    let app = match flags.stack {
+        Stack::Tonic => app.merge(grpc().await),
+        _ => app,
+    };
+
+    let listener = TcpListener::bind(flags.listen).await?;
+    let scheme = if flags.tls { "https" } else { "http" };
+    println!("listening on {scheme}://{}", listener.local_addr()?);
+
+    tokio::spawn(signals(drain));
+    if flags.tls {
+        let acceptor = ServiceBuilder::new()
+            .layer(limit)
+            .layer(ConcurrencyLimitLayer::new(256))
+            .layer(TimeoutLayer::new(Duration::from_secs(10)))
+            .layer(TlsLayer::new(tls::config(flags.stack)?))
+            .service(Accept::new(app));
+        run(flags.stack, listener, acceptor, draining).await?;
+    } else {
+        let acceptor = ServiceBuilder::new().layer(limit).service(Accept::new(app));
+        run(flags.stack, listener, acceptor, draining).await?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Serves on one of the five stacks until the drain has ended.
+async fn run<A, I>(
+    stack: Stack,
+    listener: TcpListener,
+    acceptor: A,
+    mut draining: watch::Receiver<bool>,
+) -> io::Result<()>
+where
+    A: Service<TcpStream, Response = Connection<I, LimitedService<ConnectionService<Router>>>>,
+    A: Send + 'static,
+    A::Error: Into<BoxError>,
+    A::Future: Send + 'static,
+    I: Socket,
+{
+    let drain = async move { app::told(&mut draining).await };
+    match stack {
+        Stack::Axum => {
+            axum::serve(Accepting::new(listener, acceptor), FromAcceptor)
+                .with_graceful_shutdown(drain)
+                .await
+        }
+        Stack::HyperHttp1 => {
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new());
+            serve(listener, acceptor)
+                .with_builder(builder)
+                .with_graceful_shutdown(drain)
+                .await
+        }
+        Stack::HyperHttp2 => {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.timer(TokioTimer::new()).enable_connect_protocol();
+            serve(listener, acceptor)
+                .with_builder(builder)
+                .with_graceful_shutdown(drain)
+                .await
+        }
+        Stack::HyperAuto | Stack::Tonic => {
+            serve(listener, acceptor)
+                .with_graceful_shutdown(drain)
+                .await
+        }
+    }
+}
+
+/// A gRPC service beside the plain routes: `grpc.health.v1.Health`.
+async fn grpc() -> Router {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter
+        .set_service_status("", tonic_health::ServingStatus::Serving)
+        .await;
+    tonic::service::Routes::new(health).into_axum_router()
+}
+
+/// The first signal begins the drain, the second ends the program.
+async fn signals(drain: watch::Sender<bool>) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    for asked in 1.. {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if asked > 1 {
+            tracing::warn!("second signal: what is in flight is cut");
+            std::process::exit(1);
+        }
+        tracing::info!("draining");
+        drain.send_replace(true);
+    }
+    Ok(())
+}

@@ -156,14 +156,14 @@ impl ConnectionHandle {
     /// Under an unmodified `axum::serve` 0.8 nothing reaches hyper's HTTP/2 connection, so there an
     /// HTTP/2 connection stays open until the client leaves; `tower-connection-hyper` has no such hole.
     pub fn close(&self) {
-        self.shared.state.advance(Phase::Closing);
+        self.shared.state.close();
     }
 
     /// Ends the connection now, with a reset: handlers are dropped, and nothing stays in the kernel.
     ///
     /// Upgraded connections end too. Where the socket has no reset (pipes, Unix sockets), it is closed.
     pub fn abort(&self) {
-        self.shared.state.advance(Phase::Aborted);
+        self.shared.state.abort();
     }
 
     /// Whether [`close`](Self::close) or [`abort`](Self::abort) was called.

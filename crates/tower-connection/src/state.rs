@@ -1,11 +1,11 @@
 //! What the two halves of a connection and its handles agree on, without a lock.
 
-#[cfg(loom)]
+#[cfg(tower_loom)]
 use loom::{
     future::AtomicWaker,
     sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
 };
-#[cfg(not(loom))]
+#[cfg(not(tower_loom))]
 use {
     atomic_waker::AtomicWaker,
     std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
@@ -16,7 +16,7 @@ use std::task::Waker;
 use http::Version;
 
 /// How far a connection is on its way to its end. It only ever grows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Open,
     /// Ends after the current work.
@@ -25,10 +25,16 @@ pub(crate) enum Phase {
     Aborted,
 }
 
+const CLOSING: usize = 0b01;
+const ABORTED: usize = 0b10;
+const REQUEST: usize = 0b100;
+
 #[derive(Default)]
 pub(crate) struct State {
-    phase: AtomicU8,
-    in_flight: AtomicUsize,
+    // The phase in two bits, and above them how many requests are in flight. One word, because the last
+    // request must see that somebody closes, or who closes must see that it was the last. Two words would
+    // need sequential consistency in both threads, which costs more and which loom cannot check.
+    work: AtomicUsize,
     requests: AtomicU64,
     protocol: AtomicU8,
     upgraded: AtomicBool,
@@ -41,17 +47,23 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::SeqCst) {
-            0 => Phase::Open,
-            1 => Phase::Closing,
-            _ => Phase::Aborted,
-        }
+        phase(self.work.load(Ordering::Acquire))
     }
 
-    /// Moves the phase forward and wakes everybody who acts on it.
-    pub(crate) fn advance(&self, to: Phase) {
-        // SeqCst: see `end`.
-        if self.phase.fetch_max(to as u8, Ordering::SeqCst) < to as u8 {
+    /// Asks for an end after the current work, and wakes everybody who acts on it.
+    pub(crate) fn close(&self) {
+        self.advance(CLOSING);
+    }
+
+    /// Asks for an end now, and wakes everybody who acts on it.
+    pub(crate) fn abort(&self) {
+        self.advance(CLOSING | ABORTED);
+    }
+
+    fn advance(&self, to: usize) {
+        // AcqRel: what was done before the close is seen by the half that obeys it.
+        let before = self.work.fetch_or(to, Ordering::AcqRel);
+        if before & to != to {
             self.reader.wake();
             self.writer.wake();
             self.driver.wake();
@@ -62,22 +74,26 @@ impl State {
         // Relaxed: two statistics. The protocol never changes once it is known.
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.protocol.store(encode(version), Ordering::Relaxed);
-        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        self.work.fetch_add(REQUEST, Ordering::AcqRel);
     }
 
     /// Ends a request; called by a guard's `Drop`, and nowhere else.
     pub(crate) fn end(&self) {
-        // SeqCst, on both words and in both threads: while this one ends the last request and then
-        // looks whether somebody closes, another closes and then looks whether a request is in
-        // flight. In any weaker order both may read the old value, and nobody ends the connection.
-        let last = self.in_flight.fetch_sub(1, Ordering::SeqCst) == 1;
-        if last && self.phase() != Phase::Open {
+        // AcqRel: who sees no request in flight also sees what the last one did. A request that ends
+        // while nobody closes wakes nobody.
+        let before = self.work.fetch_sub(REQUEST, Ordering::AcqRel);
+        if before / REQUEST == 1 && phase(before) != Phase::Open {
             self.reader.wake();
         }
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::SeqCst)
+        self.work.load(Ordering::Acquire) / REQUEST
+    }
+
+    /// Whether it closes and nothing is in flight, both at one moment.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.work.load(Ordering::Acquire) == CLOSING
     }
 
     pub(crate) fn requests(&self) -> u64 {
@@ -106,7 +122,7 @@ impl State {
         self.driven.load(Ordering::Relaxed)
     }
 
-    // A waker is registered first and the phase looked at second; `advance` goes the other way. An
+    // A waker is registered first and the state looked at second; who changes it goes the other way. An
     // `AtomicWaker` then guarantees that one of the two sees the other.
     pub(crate) fn register_reader(&self, waker: &Waker) {
         register(&self.reader, waker);
@@ -121,14 +137,24 @@ impl State {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(tower_loom))]
 fn register(slot: &AtomicWaker, waker: &Waker) {
     slot.register(waker);
 }
 
-#[cfg(loom)]
+#[cfg(tower_loom)]
 fn register(slot: &AtomicWaker, waker: &Waker) {
     slot.register_by_ref(waker);
+}
+
+fn phase(work: usize) -> Phase {
+    if work & ABORTED != 0 {
+        Phase::Aborted
+    } else if work & CLOSING != 0 {
+        Phase::Closing
+    } else {
+        Phase::Open
+    }
 }
 
 fn encode(version: Version) -> u8 {
@@ -152,7 +178,7 @@ fn decode(version: u8) -> Option<Version> {
     })
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, tower_loom))]
 mod tests {
     use std::{future::poll_fn, sync::Arc, task::Poll};
 
@@ -162,7 +188,7 @@ mod tests {
     async fn ended(state: Arc<State>) {
         poll_fn(|cx| {
             state.register_reader(cx.waker());
-            if state.phase() != Phase::Open && state.in_flight() == 0 {
+            if state.has_ended() {
                 Poll::Ready(())
             } else {
                 Poll::Pending
@@ -180,7 +206,7 @@ mod tests {
             let request = state.clone();
             let request = loom::thread::spawn(move || request.end());
             let closer = state.clone();
-            let closer = loom::thread::spawn(move || closer.advance(Phase::Closing));
+            let closer = loom::thread::spawn(move || closer.close());
 
             // Deadlocks, and so fails, if neither of the two wakes the socket.
             loom::future::block_on(ended(state));
@@ -194,7 +220,7 @@ mod tests {
         loom::model(|| {
             let state = Arc::new(State::default());
             let aborter = state.clone();
-            let aborter = loom::thread::spawn(move || aborter.advance(Phase::Aborted));
+            let aborter = loom::thread::spawn(move || aborter.abort());
             loom::future::block_on(poll_fn(|cx| {
                 state.register_writer(cx.waker());
                 match state.phase() {

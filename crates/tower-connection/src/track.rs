@@ -11,7 +11,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header::CONNECTI
 use tokio::io::ReadBuf;
 use tower_service::Service;
 
-use crate::{ConnectionHandle, Guarded, Hook, Hooked, InFlight, Socket, state::Phase};
+use crate::{ConnectionHandle, Guarded, Hook, Hooked, InFlight, Socket};
 
 /// The socket of an accepted connection: it ends when its [`ConnectionHandle`] says so.
 ///
@@ -63,12 +63,7 @@ impl Obey {
             .handle
             .protocol()
             .is_none_or(|version| version < Version::HTTP_2);
-        state.phase() == Phase::Closing
-            && http1
-            && !self.unflushed
-            && !state.is_driven()
-            && !state.is_upgraded()
-            && state.in_flight() == 0
+        state.has_ended() && http1 && !self.unflushed && !state.is_driven() && !state.is_upgraded()
     }
 }
 

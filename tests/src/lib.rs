@@ -1,0 +1,31 @@
+//! Every promise, instantiated for every stack.
+//!
+//! A scenario is a function of a [`Stack`]. It starts a [`Server`] on it, connects [`Wire`]s, and asserts
+//! on what a client sees: an answer, an end, a GOAWAY. It never names a framework, and the answer of
+//! every stack must be the same. `tests/conformance.rs` runs each scenario on each stack.
+//!
+//! The sockets are pipes in memory and the clock is paused, so a deadline costs no waiting and a test
+//! cannot be flaky; what needs a kernel (resets, descriptors) is in `clients/run.py`.
+
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    reason = "a test harness: a panic is a failed test, and every result is looked at"
+)]
+
+mod server;
+mod stack;
+mod wire;
+
+pub use crate::{
+    server::Server,
+    stack::{Protocol, Stack},
+    wire::{Answer, Ending, Wire},
+};
+
+/// The documents, as doctests: what a reader copies from them compiles.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+}

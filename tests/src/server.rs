@@ -1,0 +1,281 @@
+use std::{
+    fmt, future, io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    Extension, Router,
+    body::{Body, Bytes},
+    extract::{Path, Request, State, WebSocketUpgrade},
+    response::Response,
+    routing::{any, get, post},
+};
+use tokio::{
+    io::DuplexStream,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tower::{ServiceBuilder, timeout::TimeoutLayer};
+use tower_connection::{Accept, ConnectionHandle, Guarded};
+use tower_connection_limit::{ConnectionLimitLayer, Limit};
+use tower_connection_rustls::TlsLayer;
+
+use crate::{
+    Protocol, Stack, Wire,
+    stack::Tls,
+    wire::{Pipe, Tap},
+};
+
+/// How much a pipe holds: less than a large upload, so that a client can be stuck in one.
+const PIPE: usize = 64 * 1024;
+
+/// A server on one stack, with the routes that scenarios need.
+pub struct Server {
+    stack: Stack,
+    pipes: mpsc::UnboundedSender<DuplexStream>,
+    limit: Limit,
+    handlers: Handlers,
+    tls: Option<Tls>,
+    shutdown: Option<oneshot::Sender<()>>,
+    running: JoinHandle<io::Result<()>>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("stack", &self.stack)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Starts it behind `limit`.
+    pub async fn start(stack: Stack, limit: ConnectionLimitLayer) -> Self {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let pipes = Pipes(receiver);
+        let (shutdown, told) = oneshot::channel();
+        let told = async {
+            // A server that is dropped is not told, and ends with its runtime.
+            if told.await.is_err() {
+                future::pending::<()>().await;
+            }
+        };
+        let handlers = Handlers::default();
+        let app = match stack {
+            Stack::TonicHttp1 | Stack::TonicHttp2 => {
+                let (_, health) = tonic_health::server::health_reporter();
+                let grpc = tonic::service::Routes::new(health).into_axum_router();
+                router(handlers.clone()).merge(grpc)
+            }
+            _ => router(handlers.clone()),
+        };
+        let counts = limit.limit();
+        let tls = stack.is_tls().then(|| Tls::new(stack.protocol()));
+        let running = if let Some(tls) = &tls {
+            let acceptor = ServiceBuilder::new()
+                .layer(limit)
+                .layer(TimeoutLayer::new(Duration::from_secs(10)))
+                .layer(TlsLayer::new(tls.server.clone()))
+                .service(Accept::new(app));
+            tokio::spawn(stack.serve(pipes, acceptor, told))
+        } else {
+            let acceptor = ServiceBuilder::new().layer(limit).service(Accept::new(app));
+            tokio::spawn(stack.serve(pipes, acceptor, told))
+        };
+        tokio::task::yield_now().await;
+        Self {
+            stack,
+            pipes: sender,
+            limit: counts,
+            handlers,
+            tls,
+            shutdown: Some(shutdown),
+            running,
+        }
+    }
+
+    /// The limit that it runs behind.
+    pub fn limit(&self) -> &Limit {
+        &self.limit
+    }
+
+    /// How many handlers run or response bodies stream, on all connections.
+    pub fn handlers(&self) -> usize {
+        self.handlers.0.load(Ordering::SeqCst)
+    }
+
+    /// A socket that says nothing, not even a TLS hello.
+    pub fn connect_silently(&self) -> DuplexStream {
+        let (client, server) = tokio::io::duplex(PIPE);
+        self.pipes.send(server).expect("the server runs");
+        client
+    }
+
+    /// A client of the stack's protocol. It waits for the TLS handshake, and for nothing else.
+    pub async fn connect(&self) -> Wire {
+        let socket = self.connect_silently();
+        let pipe: Pipe = match &self.tls {
+            None => Box::new(socket),
+            Some(tls) => {
+                let name = "localhost".try_into().expect("a name");
+                let connector = tokio_rustls::TlsConnector::from(tls.client.clone());
+                let connected = connector.connect(name, socket).await;
+                Box::new(connected.expect("the handshake succeeds"))
+            }
+        };
+        Wire::new(Tap::new(pipe), self.stack.protocol()).await
+    }
+
+    /// What its clients speak.
+    pub fn protocol(&self) -> Protocol {
+        self.stack.protocol()
+    }
+
+    /// Begins a graceful shutdown.
+    pub fn shut_down(&mut self) {
+        if let Some(shutdown) = self.shutdown.take() {
+            let _ = shutdown.send(());
+        }
+    }
+
+    /// Waits until the server has ended.
+    pub async fn ended(self) {
+        self.running
+            .await
+            .expect("it did not panic")
+            .expect("it did not fail");
+    }
+}
+
+/// A listener whose sockets are pipes.
+pub(crate) struct Pipes(mpsc::UnboundedReceiver<DuplexStream>);
+
+impl axum::serve::Listener for Pipes {
+    type Io = DuplexStream;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (DuplexStream, ()) {
+        match self.0.recv().await {
+            Some(socket) => (socket, ()),
+            None => future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl tower_connection_hyper::Listener for Pipes {
+    type Io = DuplexStream;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<DuplexStream>> {
+        match ready!(self.0.poll_recv(cx)) {
+            Some(socket) => Poll::Ready(Ok(socket)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+// === the routes ===
+
+#[derive(Clone, Default)]
+struct Handlers(Arc<AtomicUsize>);
+
+struct Running(Arc<AtomicUsize>);
+
+impl Handlers {
+    fn enter(&self) -> Running {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Running(self.0.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn router(handlers: Handlers) -> Router {
+    Router::new()
+        .route("/", get(|| async { "ok" }))
+        .route("/sleep/{ms}", get(sleep))
+        .route("/endless", get(endless))
+        .route("/echo", post(echo))
+        .route("/ignore", post(|| async { "ignored" }))
+        .route("/panic", get(panic))
+        .route("/close", get(close))
+        .route("/abort", get(abort))
+        .route("/connection", get(connection))
+        .route("/ws", any(ws))
+        .with_state(handlers)
+}
+
+async fn sleep(State(handlers): State<Handlers>, Path(ms): Path<u64>) -> &'static str {
+    let _running = handlers.enter();
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    "slept"
+}
+
+/// A head and one byte, then nothing, for ever.
+async fn endless(State(handlers): State<Handlers>) -> Body {
+    Body::new(Guarded::new(Endless { begun: false }, handlers.enter()))
+}
+
+async fn echo(body: Bytes) -> Bytes {
+    body
+}
+
+async fn panic() {
+    panic!("as asked");
+}
+
+async fn close(Extension(connection): Extension<ConnectionHandle>) -> &'static str {
+    connection.close();
+    "closing"
+}
+
+async fn abort(Extension(connection): Extension<ConnectionHandle>) {
+    connection.abort();
+    future::pending().await
+}
+
+/// `requests in_flight protocol`
+async fn connection(
+    Extension(connection): Extension<ConnectionHandle>,
+    request: Request,
+) -> String {
+    assert_eq!(connection.protocol(), Some(request.version()));
+    format!("{} {}", connection.requests(), connection.in_flight())
+}
+
+async fn ws(upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(|mut socket| async move { while let Some(Ok(_)) = socket.recv().await {} })
+}
+
+struct Endless {
+    begun: bool,
+}
+
+impl http_body::Body for Endless {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        if self.begun {
+            return Poll::Pending;
+        }
+        self.begun = true;
+        Poll::Ready(Some(Ok(http_body::Frame::data(Bytes::from_static(b".")))))
+    }
+}

@@ -1,0 +1,69 @@
+//! The scenarios, on every stack.
+
+#[path = "conformance/connection.rs"]
+mod connection;
+#[path = "conformance/limit.rs"]
+mod limit;
+
+/// Makes one test of a scenario for each stack.
+macro_rules! on_every_stack {
+    ($($module:ident::$scenario:ident)*) => {
+        $(mod $scenario {
+            use super::$module::$scenario as scenario;
+
+            on_every_stack! { @stacks
+                axum_http1 AxumHttp1
+                axum_http2 AxumHttp2
+                axum_http1_tls AxumHttp1Tls
+                axum_http2_tls AxumHttp2Tls
+                hyper_http1 HyperHttp1
+                hyper_http2 HyperHttp2
+                hyper_auto_http1 HyperAutoHttp1
+                hyper_auto_http2 HyperAutoHttp2
+                hyper_auto_http1_tls HyperAutoHttp1Tls
+                hyper_auto_http2_tls HyperAutoHttp2Tls
+                tonic_http1 TonicHttp1
+                tonic_http2 TonicHttp2
+            }
+        })*
+    };
+    (@stacks $($test:ident $stack:ident)*) => {
+        $(
+            #[tokio::test(start_paused = true)]
+            async fn $test() {
+                scenario(conformance::Stack::$stack).await;
+            }
+        )*
+    };
+}
+
+on_every_stack! {
+    connection::a_request_is_answered
+    connection::an_upload_comes_back_whole
+    connection::a_known_length_is_told
+    connection::the_handle_counts_requests
+    connection::close_ends_the_connection_after_the_answer
+    connection::abort_ends_the_connection_under_its_handler
+    connection::a_client_that_leaves_takes_its_handler_along
+    connection::a_client_that_leaves_takes_its_body_along
+    connection::a_panic_ends_its_request_and_no_other
+    connection::a_slow_handshake_keeps_nobody_waiting
+    connection::a_shutdown_finishes_what_is_in_flight
+    connection::a_shutdown_does_not_wait_for_idle_clients
+    limit::never_more_than_the_limit_are_open
+    limit::waiting_ends_when_a_connection_ends
+    limit::a_waiting_server_shuts_down
+    limit::a_rejected_client_reads_a_whole_503
+    limit::a_rejected_upload_still_reads_the_503
+    limit::a_rejected_connection_ends
+    limit::a_rejected_grpc_call_reads_unavailable
+    limit::a_silent_rejected_client_is_closed_after_five_seconds
+    limit::rejections_are_bounded_in_number
+    limit::a_rejection_leaves_the_others_alone
+    limit::a_silent_client_holds_a_permit_until_it_leaves
+    limit::a_streaming_body_holds_its_permit
+    limit::a_web_socket_holds_its_permit
+    limit::a_panic_gives_the_permit_back
+    limit::the_limit_can_be_changed
+    limit::zero_is_no_limit
+}

@@ -1,0 +1,163 @@
+//! What every connection does: answers, counts, ends.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use conformance::{Protocol, Server, Stack};
+use tokio::time::{Instant, sleep, timeout};
+use tower_connection_limit::ConnectionLimitLayer;
+
+async fn start(stack: Stack) -> Server {
+    Server::start(stack, ConnectionLimitLayer::new(0)).await
+}
+
+/// Lets everything run that can run: the clock moves only when nobody has anything to do.
+async fn settle() {
+    sleep(Duration::from_millis(1)).await;
+}
+
+pub(crate) async fn a_request_is_answered(stack: Stack) {
+    let server = start(stack).await;
+    let mut wire = server.connect().await;
+    for _ in 0..3 {
+        let answer = wire.get("/").await.expect("an answer");
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.body, "ok");
+    }
+}
+
+pub(crate) async fn an_upload_comes_back_whole(stack: Stack) {
+    // CONN-2
+    let server = start(stack).await;
+    let mut wire = server.connect().await;
+    let upload = Bytes::from((0..1_000_000_u32).map(|n| n as u8).collect::<Vec<_>>());
+    let answer = wire.post("/echo", upload.clone()).await.expect("an answer");
+    assert!(answer.body == upload);
+}
+
+pub(crate) async fn a_known_length_is_told(stack: Stack) {
+    // CONN-2: a wrapped body keeps its `content-length`.
+    let server = start(stack).await;
+    let mut wire = server.connect().await;
+    let answer = wire.get("/").await.expect("an answer");
+    assert_eq!(answer.header("content-length"), Some("2"));
+    assert_eq!(answer.header("transfer-encoding"), None);
+}
+
+pub(crate) async fn the_handle_counts_requests(stack: Stack) {
+    let server = start(stack).await;
+    let mut wire = server.connect().await;
+    for n in 1..4 {
+        let answer = wire.get("/connection").await.expect("an answer");
+        assert_eq!(answer.body, format!("{n} 1"));
+    }
+}
+
+pub(crate) async fn close_ends_the_connection_after_the_answer(stack: Stack) {
+    let server = start(stack).await;
+    let mut wire = server.connect().await;
+    let answer = wire.get("/close").await.expect("an answer");
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.body, "closing");
+    match server.protocol() {
+        Protocol::Http1 => assert_eq!(answer.header("connection"), Some("close")),
+        // Forbidden there: RFC 9113, 8.2.2.
+        Protocol::Http2 => assert_eq!(answer.header("connection"), None),
+    }
+    if stack.can_send_goaway() {
+        let ending = timeout(Duration::from_secs(1), wire.ended())
+            .await
+            .expect("it ends");
+        assert_eq!(ending.goaway, server.protocol() == Protocol::Http2);
+        settle().await;
+        assert_eq!(server.limit().open(), 0);
+    } else {
+        // Nothing reaches hyper's connection under `axum::serve` 0.8: it goes on, and is whole.
+        assert_eq!(wire.get("/").await.expect("an answer").body, "ok");
+    }
+}
+
+pub(crate) async fn abort_ends_the_connection_under_its_handler(stack: Stack) {
+    let server = start(stack).await;
+    let mut wire = server.connect().await;
+    assert!(wire.get("/abort").await.is_err());
+    assert!(timeout(Duration::from_secs(1), wire.ended()).await.is_ok());
+    settle().await;
+    assert_eq!(server.limit().open(), 0);
+}
+
+pub(crate) async fn a_client_that_leaves_takes_its_handler_along(stack: Stack) {
+    let server = start(stack).await;
+    let mut wire = server.connect().await;
+    let asked = timeout(Duration::from_millis(10), wire.get("/sleep/60000")).await;
+    assert!(asked.is_err());
+    assert_eq!(server.handlers(), 1);
+    drop(wire);
+    settle().await;
+    assert_eq!(server.handlers(), 0);
+    assert_eq!(server.limit().open(), 0);
+}
+
+pub(crate) async fn a_client_that_leaves_takes_its_body_along(stack: Stack) {
+    let server = start(stack).await;
+    let mut wire = server.connect().await;
+    let asked = timeout(Duration::from_millis(10), wire.get("/endless")).await;
+    assert!(asked.is_err());
+    assert_eq!(server.handlers(), 1);
+    drop(wire);
+    settle().await;
+    assert_eq!(server.handlers(), 0);
+    assert_eq!(server.limit().open(), 0);
+}
+
+pub(crate) async fn a_panic_ends_its_request_and_no_other(stack: Stack) {
+    let server = start(stack).await;
+    let mut other = server.connect().await;
+    let mut wire = server.connect().await;
+    assert!(wire.get("/panic").await.is_err());
+    assert_eq!(other.get("/").await.expect("an answer").body, "ok");
+}
+
+pub(crate) async fn a_slow_handshake_keeps_nobody_waiting(stack: Stack) {
+    let server = start(stack).await;
+    let _silent: Vec<_> = (0..10).map(|_| server.connect_silently()).collect();
+    let start = Instant::now();
+    let mut wire = server.connect().await;
+    assert_eq!(wire.get("/").await.expect("an answer").body, "ok");
+    assert!(start.elapsed() < Duration::from_millis(10));
+    if stack.is_tls() {
+        // The handshake's deadline, one millisecond before and at.
+        sleep(Duration::from_millis(9_990) - start.elapsed()).await;
+        assert_eq!(server.limit().open(), 11);
+        sleep(Duration::from_millis(12)).await;
+        assert_eq!(server.limit().open(), 1);
+    }
+}
+
+pub(crate) async fn a_shutdown_finishes_what_is_in_flight(stack: Stack) {
+    let mut server = start(stack).await;
+    let mut wire = server.connect().await;
+    let asked = tokio::spawn(async move { wire.get("/sleep/1000").await });
+    settle().await;
+    let start = Instant::now();
+    server.shut_down();
+    let answer = asked.await.expect("no panic").expect("an answer");
+    assert_eq!(answer.body, "slept");
+    if stack.protocol() == Protocol::Http1 {
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+    server.ended().await;
+    assert!(start.elapsed() < Duration::from_millis(1_100));
+}
+
+pub(crate) async fn a_shutdown_does_not_wait_for_idle_clients(stack: Stack) {
+    let mut server = start(stack).await;
+    let mut wire = server.connect().await;
+    wire.get("/").await.expect("an answer");
+    let start = Instant::now();
+    server.shut_down();
+    let ending = wire.ended().await;
+    assert_eq!(ending.goaway, stack.protocol() == Protocol::Http2);
+    server.ended().await;
+    assert!(start.elapsed() < Duration::from_millis(100));
+}

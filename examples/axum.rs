@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use axum::{Router, extract::ConnectInfo, routing::get};
 use tower::ServiceBuilder;
-use tower_connection_axum::{Accept, Accepting, FromAcceptor};
+use tower_connection_axum::{Accepting, FromAcceptor, accept};
 use tower_connection_limit::ConnectionLimitLayer;
 
 #[tokio::main]
@@ -17,7 +17,7 @@ async fn main() -> std::io::Result<()> {
 
     let acceptor = ServiceBuilder::new()
         .layer(ConnectionLimitLayer::new(10))
-        .service(Accept::new(app));
+        .service(accept(app));
 
     axum::serve(Accepting::new(listener, acceptor), FromAcceptor)
         .with_graceful_shutdown(async { tokio::signal::ctrl_c().await.unwrap_or(()) })

@@ -7,7 +7,7 @@ use std::{io, sync::Arc, time::Duration};
 use axum::{Router, routing::get};
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tower::{ServiceBuilder, limit::ConcurrencyLimitLayer, timeout::TimeoutLayer};
-use tower_connection_axum::{Accept, Accepting, FromAcceptor};
+use tower_connection_axum::{Accepting, FromAcceptor, accept};
 use tower_connection_limit::ConnectionLimitLayer;
 use tower_connection_rustls::TlsLayer;
 
@@ -21,7 +21,7 @@ async fn main() -> io::Result<()> {
         .layer(ConcurrencyLimitLayer::new(256)) // handshakes under way
         .layer(TimeoutLayer::new(Duration::from_secs(10))) // each of them
         .layer(TlsLayer::new(Arc::new(config().map_err(io::Error::other)?)))
-        .service(Accept::new(app));
+        .service(accept(app));
 
     axum::serve(Accepting::new(listener, acceptor), FromAcceptor)
         .with_graceful_shutdown(async { tokio::signal::ctrl_c().await.unwrap_or(()) })

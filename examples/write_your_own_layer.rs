@@ -13,7 +13,7 @@ use axum::{Router, routing::get};
 use tokio::io::ReadBuf;
 use tower::{Service, ServiceBuilder};
 use tower_connection::{Address, Hook, Hooked, Socket, poll_write_slices};
-use tower_connection_axum::{Accept, Accepting, FromAcceptor};
+use tower_connection_axum::{Accepting, FromAcceptor, accept};
 
 /// The acceptor: puts a hook on each socket, then does what the inner one does.
 #[derive(Clone)]
@@ -90,7 +90,7 @@ async fn main() -> io::Result<()> {
 
     let acceptor = ServiceBuilder::new()
         .layer_fn(CountBytes)
-        .service(Accept::new(app));
+        .service(accept(app));
 
     axum::serve(Accepting::new(listener, acceptor), FromAcceptor).await
 }

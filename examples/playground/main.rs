@@ -20,8 +20,8 @@ use tokio::{
     sync::watch,
 };
 use tower::{Service, ServiceBuilder, limit::ConcurrencyLimitLayer, timeout::TimeoutLayer};
-use tower_connection::{Accept, Connection, ConnectionService, Socket};
-use tower_connection_axum::{Accepting, FromAcceptor};
+use tower_connection::{Connection, ConnectionService, Socket};
+use tower_connection_axum::{Accepting, FromAcceptor, accept};
 use tower_connection_hyper::serve;
 use tower_connection_limit::{AtCapacity, ConnectionLimitLayer, LimitedService};
 use tower_connection_rustls::TlsLayer;
@@ -69,10 +69,10 @@ async fn main() -> Result<ExitCode, BoxError> {
             .layer(ConcurrencyLimitLayer::new(256))
             .layer(TimeoutLayer::new(Duration::from_secs(10)))
             .layer(TlsLayer::new(tls::config(flags.stack)?))
-            .service(Accept::new(app));
+            .service(accept(app));
         run(flags.stack, listener, acceptor, draining).await?;
     } else {
-        let acceptor = ServiceBuilder::new().layer(limit).service(Accept::new(app));
+        let acceptor = ServiceBuilder::new().layer(limit).service(accept(app));
         run(flags.stack, listener, acceptor, draining).await?;
     }
     Ok(ExitCode::SUCCESS)

@@ -28,4 +28,7 @@ pub use crate::{
 mod documents {
     #[doc = include_str!("../../README.md")]
     struct Readme;
+
+    #[doc = include_str!("../../docs/stacks.md")]
+    struct Stacks;
 }

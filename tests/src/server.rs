@@ -21,7 +21,8 @@ use tokio::{
     task::JoinHandle,
 };
 use tower::{ServiceBuilder, timeout::TimeoutLayer};
-use tower_connection::{Accept, ConnectionHandle, Guarded};
+use tower_connection::{ConnectionHandle, Guarded};
+use tower_connection_axum::accept;
 use tower_connection_limit::{ConnectionLimitLayer, Limit};
 use tower_connection_rustls::TlsLayer;
 
@@ -82,10 +83,10 @@ impl Server {
                 .layer(limit)
                 .layer(TimeoutLayer::new(Duration::from_secs(10)))
                 .layer(TlsLayer::new(tls.server.clone()))
-                .service(Accept::new(app));
+                .service(accept(app));
             tokio::spawn(stack.serve(pipes, acceptor, told))
         } else {
-            let acceptor = ServiceBuilder::new().layer(limit).service(Accept::new(app));
+            let acceptor = ServiceBuilder::new().layer(limit).service(accept(app));
             tokio::spawn(stack.serve(pipes, acceptor, told))
         };
         tokio::task::yield_now().await;

@@ -9,14 +9,14 @@
 //! ```no_run
 //! use axum::{Router, routing::get};
 //! use tower::ServiceBuilder;
-//! use tower_connection_axum::{Accept, Accepting, FromAcceptor};
+//! use tower_connection_axum::{Accepting, FromAcceptor, accept};
 //!
 //! # async fn run() -> std::io::Result<()> {
 //! let app = Router::new().route("/", get(|| async { "hello" }));
 //! let listener = tokio::net::TcpListener::bind("0.0.0.0:3000").await?;
 //!
 //! let acceptor = ServiceBuilder::new() // your layers
-//!     .service(Accept::new(app));
+//!     .service(accept(app));
 //!
 //! axum::serve(Accepting::new(listener, acceptor), FromAcceptor).await
 //! # }
@@ -39,5 +39,5 @@ pub use tower_connection::{Accept, AcceptMake, BoxIo, ConnectionHandle};
 
 pub use crate::{
     listener::{Accepting, Io, Waiting},
-    make_service::{AxumResponseFuture, AxumService, FromAcceptor},
+    make_service::{AxumResponseFuture, AxumService, FromAcceptor, accept},
 };

@@ -34,13 +34,13 @@ type BoxError = Box<dyn Error + Send + Sync>;
 ///
 /// ```no_run
 /// use axum::{Router, routing::get};
-/// use tower_connection_axum::{Accept, Accepting, FromAcceptor};
+/// use tower_connection_axum::{Accepting, FromAcceptor, accept};
 ///
 /// # async fn run() -> std::io::Result<()> {
 /// let app = Router::new().route("/", get(|| async { "hello" }));
 /// let listener = tokio::net::TcpListener::bind("0.0.0.0:3000").await?;
 ///
-/// axum::serve(Accepting::new(listener, Accept::new(app)), FromAcceptor).await
+/// axum::serve(Accepting::new(listener, accept(app)), FromAcceptor).await
 /// # }
 /// ```
 pub struct Accepting<L, A>

@@ -8,18 +8,41 @@ use std::{
 };
 
 use axum::{
+    Router,
     body::Body,
     extract::{ConnectInfo, Request},
     response::Response,
     serve::{IncomingStream, Listener},
 };
 use bytes::Bytes;
-use tower_connection::{Connection, Socket};
+use tower_connection::{Accept, Connection, Socket};
 use tower_service::Service;
 
 use crate::Accepting;
 
 type BoxError = Box<dyn Error + Send + Sync>;
+
+/// The innermost acceptor over a `Router`: `Accept::new` for axum.
+///
+/// A `Router` applies its layers when it is given its state, and `axum::serve` gives it once for each
+/// connection: a `ConcurrencyLimitLayer::new(1)` on it then lets one request through *per connection*.
+/// (A plain `Accept::new(router)` would do it once for each request.) This gives it once, so the layers
+/// of a router are applied once, and their state is shared by all connections.
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower::ServiceBuilder;
+/// use tower_connection_axum::accept;
+///
+/// let app = Router::new().route("/", get(|| async { "hello" }));
+/// let acceptor = ServiceBuilder::new().service(accept(app));
+/// # let _ = acceptor;
+/// ```
+pub fn accept(router: Router) -> Accept<Router> {
+    Accept::new(router.with_state(()))
+}
 
 /// The make-service that goes with [`Accepting`]: it takes the service that the acceptor made.
 ///
@@ -33,7 +56,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// ```no_run
 /// use std::net::SocketAddr;
 /// use axum::{Router, extract::ConnectInfo, routing::get};
-/// use tower_connection_axum::{Accept, Accepting, FromAcceptor};
+/// use tower_connection_axum::{Accepting, FromAcceptor, accept};
 ///
 /// # async fn run() -> std::io::Result<()> {
 /// let app = Router::new().route("/", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move {
@@ -41,7 +64,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// }));
 /// let listener = tokio::net::TcpListener::bind("0.0.0.0:3000").await?;
 ///
-/// axum::serve(Accepting::new(listener, Accept::new(app)), FromAcceptor)
+/// axum::serve(Accepting::new(listener, accept(app)), FromAcceptor)
 ///     .with_graceful_shutdown(async { tokio::signal::ctrl_c().await.unwrap_or(()) })
 ///     .await
 /// # }

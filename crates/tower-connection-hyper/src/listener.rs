@@ -76,7 +76,8 @@ impl Listener for tokio::net::UnixListener {
     }
 }
 
-/// Several listeners: the one that was served last is asked last, so that a busy one starves nobody.
+/// Several listeners: the one that was served last is asked last, so that a busy one starves nobody. An
+/// error of one (out of descriptors) pauses them all.
 impl<L: Listener> Listener for Vec<L> {
     type Io = L::Io;
 
@@ -88,10 +89,6 @@ impl<L: Listener> Listener for Vec<L> {
             }
         }
         Poll::Pending
-    }
-
-    fn local(&self) -> Address {
-        self.first().map_or(Address::Unknown, Listener::local)
     }
 }
 

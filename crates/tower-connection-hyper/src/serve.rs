@@ -4,6 +4,7 @@ use std::{
     future::{Future, IntoFuture, Pending, pending, poll_fn},
     io,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Poll, ready},
 };
 
@@ -97,7 +98,8 @@ impl<L, A, P, F> Serve<L, A, P, F> {
     /// When `signal` ends: closes the listener, closes each connection after its current work, and ends
     /// when the last one has. Upgraded connections are not waited for.
     ///
-    /// There is no deadline: a client that never finishes holds it for ever.
+    /// There is no deadline: a client that never finishes its request, or its TLS handshake if that has no
+    /// timeout, holds it for ever.
     pub fn with_graceful_shutdown<F2>(self, signal: F2) -> Serve<L, A, P, F2>
     where
         F2: Future<Output = ()>,
@@ -132,7 +134,7 @@ where
     A::Future: Send + 'static,
     I: Socket,
     S: Send + 'static,
-    P: Builder<S> + Clone + Send + 'static,
+    P: Builder<S> + Send + Sync + 'static,
     P::Connection: Send,
     F: Future<Output = ()> + Send + 'static,
 {
@@ -152,7 +154,7 @@ where
     A::Future: Send + 'static,
     I: Socket,
     S: Send + 'static,
-    P: Builder<S> + Clone + Send + 'static,
+    P: Builder<S> + Send + Sync + 'static,
     P::Connection: Send,
     F: Future<Output = ()>,
 {
@@ -163,6 +165,7 @@ where
             builder,
             signal,
         } = self;
+        let builder = Arc::new(builder);
         let mut signal = pin!(signal);
         let mut backoff = Backoff::default();
         let connections = Connections::default();
@@ -198,7 +201,7 @@ where
 
             let connection = acceptor.call(io);
             let connections = connections.clone();
-            let builder = builder.clone();
+            let builder = Arc::clone(&builder);
             let task = task.clone();
             tokio::spawn(async move {
                 let _task = task;
@@ -210,7 +213,9 @@ where
                     }
                 };
                 let _registered = connections.insert(connection.handle().clone());
-                if let Err(error) = drive(connection, &builder).await {
+                let served = drive(connection, &*builder);
+                drop(builder); // an idle connection holds nothing that it does not need
+                if let Err(error) = served.await {
                     let error: BoxError = error.into();
                     debug!(error, "connection failed");
                 }

@@ -10,8 +10,8 @@ const MAX_REJECTING: usize = 128;
 
 /// Limits how many connections are open at once.
 ///
-/// Put it outermost: what is outside of it is not limited. One layer is one limit, however many
-/// acceptors it is applied to; clones share it.
+/// Put it outermost, outside of TLS above all: a permit then covers the handshake, and so do the bounds on
+/// a rejection. One layer is one limit, however many acceptors it is applied to; clones share it.
 ///
 /// # Examples
 ///

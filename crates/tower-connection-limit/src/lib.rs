@@ -10,7 +10,7 @@
 //! ```no_run
 //! use axum::{Router, routing::get};
 //! use tower::ServiceBuilder;
-//! use tower_connection_axum::{Accept, Accepting, FromAcceptor};
+//! use tower_connection_axum::{Accepting, FromAcceptor, accept};
 //! use tower_connection_limit::ConnectionLimitLayer;
 //!
 //! # async fn run() -> std::io::Result<()> {
@@ -19,7 +19,7 @@
 //!
 //! let acceptor = ServiceBuilder::new()
 //!     .layer(ConnectionLimitLayer::new(1024))
-//!     .service(Accept::new(app));
+//!     .service(accept(app));
 //!
 //! axum::serve(Accepting::new(listener, acceptor), FromAcceptor).await
 //! # }

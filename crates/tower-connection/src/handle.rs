@@ -161,7 +161,7 @@ impl ConnectionHandle {
 
     /// Ends the connection now, with a reset: handlers are dropped, and nothing stays in the kernel.
     ///
-    /// Upgraded connections end too. Where the socket has no reset (pipes, Unix sockets), it is closed.
+    /// Upgraded connections end too, unless the socket was taken out of its wrappers. Where the socket has no reset (pipes, Unix sockets), it is closed.
     pub fn abort(&self) {
         self.shared.state.abort();
     }

@@ -221,8 +221,9 @@ impl<Io: Socket, H: Hook<Io>> AsyncWrite for Hooked<Io, H> {
 
 /// Any stream over a socket: gives it the [`Socket`] of what lies below.
 ///
-/// For a TLS stream, a PROXY protocol reader, a compressor: reads and writes go through the stream,
-/// the address and the reset go to the socket beneath it.
+/// For a TLS stream or a compressor: reads and writes go through the stream, the address and the reset go
+/// to the socket beneath it. (What changes the address, as a PROXY protocol reader does, implements
+/// [`Socket`] itself.)
 ///
 /// # Examples
 ///

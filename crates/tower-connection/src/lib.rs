@@ -19,7 +19,7 @@
 //! ```ignore
 //! let acceptor = ServiceBuilder::new()
 //!     .layer(ConnectionLimitLayer::new(1024))
-//!     .service(Accept::new(app));
+//!     .service(accept(app));
 //! axum::serve(Accepting::new(listener, acceptor), FromAcceptor).await?;
 //! ```
 //!

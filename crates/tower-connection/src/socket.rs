@@ -15,8 +15,8 @@ use tokio::{
 /// What the layers ask of a socket beyond reading and writing.
 ///
 /// It is implemented for the sockets of tokio, for [`BoxIo`], and for every wrapper of this project.
-/// A stream of your own (another TLS library, a PROXY protocol) gets it from [`Over`](crate::Over),
-/// or by implementing it: only [`into_innermost`](Socket::into_innermost) has no default.
+/// A stream of your own gets it from [`Over`](crate::Over) (another TLS library), or implements it (a
+/// PROXY protocol reader): only [`into_innermost`](Socket::into_innermost) has no default.
 ///
 /// A default says "this socket cannot": an unknown address, a reset that is refused.
 ///
@@ -231,7 +231,8 @@ impl BoxIo {
     /// Takes off all wrappers and returns the accepted socket if it is a `T`, together with what the
     /// wrappers held.
     ///
-    /// Bytes that a wrapper read ahead are lost; none of ours reads ahead.
+    /// Bytes that a wrapper read ahead are lost; none of ours reads ahead. The wrappers act no more: a
+    /// [`ConnectionHandle`](crate::ConnectionHandle) no longer reaches the socket, and no timeout does.
     ///
     /// # Errors
     ///

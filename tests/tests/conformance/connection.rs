@@ -17,6 +17,7 @@ async fn settle() {
 }
 
 pub(crate) async fn a_request_is_answered(stack: Stack) {
+    // TLS-1
     let server = start(stack).await;
     let mut wire = server.connect().await;
     for _ in 0..3 {
@@ -45,6 +46,7 @@ pub(crate) async fn a_known_length_is_told(stack: Stack) {
 }
 
 pub(crate) async fn the_handle_counts_requests(stack: Stack) {
+    // CONN-5
     let server = start(stack).await;
     let mut wire = server.connect().await;
     for n in 1..4 {
@@ -54,6 +56,7 @@ pub(crate) async fn the_handle_counts_requests(stack: Stack) {
 }
 
 pub(crate) async fn close_ends_the_connection_after_the_answer(stack: Stack) {
+    // CONN-3
     let server = start(stack).await;
     let mut wire = server.connect().await;
     let answer = wire.get("/close").await.expect("an answer");
@@ -78,6 +81,7 @@ pub(crate) async fn close_ends_the_connection_after_the_answer(stack: Stack) {
 }
 
 pub(crate) async fn abort_ends_the_connection_under_its_handler(stack: Stack) {
+    // CONN-4
     let server = start(stack).await;
     let mut wire = server.connect().await;
     assert!(wire.get("/abort").await.is_err());
@@ -99,6 +103,7 @@ pub(crate) async fn a_client_that_leaves_takes_its_handler_along(stack: Stack) {
 }
 
 pub(crate) async fn a_client_that_leaves_takes_its_body_along(stack: Stack) {
+    // CONN-1: a body that streams is a request in flight.
     let server = start(stack).await;
     let mut wire = server.connect().await;
     let asked = timeout(Duration::from_millis(10), wire.get("/endless")).await;
@@ -119,6 +124,7 @@ pub(crate) async fn a_panic_ends_its_request_and_no_other(stack: Stack) {
 }
 
 pub(crate) async fn a_slow_handshake_keeps_nobody_waiting(stack: Stack) {
+    // ACCEPT-2, TLS-2, TLS-4
     let server = start(stack).await;
     let _silent: Vec<_> = (0..10).map(|_| server.connect_silently()).collect();
     let start = Instant::now();
@@ -135,6 +141,7 @@ pub(crate) async fn a_slow_handshake_keeps_nobody_waiting(stack: Stack) {
 }
 
 pub(crate) async fn a_shutdown_finishes_what_is_in_flight(stack: Stack) {
+    // ACCEPT-6
     let mut server = start(stack).await;
     let mut wire = server.connect().await;
     let asked = tokio::spawn(async move { wire.get("/sleep/1000").await });

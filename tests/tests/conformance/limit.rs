@@ -215,7 +215,7 @@ pub(crate) async fn a_streaming_body_holds_its_permit(stack: Stack) {
 }
 
 pub(crate) async fn a_web_socket_holds_its_permit(stack: Stack) {
-    // LIMIT-7. In HTTP/2 a WebSocket is a stream, and never leaves its connection.
+    // LIMIT-7, CONN-6. In HTTP/2 a WebSocket is a stream, and never leaves its connection.
     if stack.protocol() == Protocol::Http2 {
         return;
     }

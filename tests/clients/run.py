@@ -1,0 +1,435 @@
+#!/usr/bin/python3
+"""Real clients against the playground, on every stack: run.py [PLAYGROUND] [--stack S] [--case NAME]
+
+Each case is a function whose docstring is the promise. It asserts on bytes, exit codes, descriptors
+(/proc/PID/fd) and the server's own counts. Needs curl, wrk, h2load, and Debian's python3-h2. The
+environment variable CLIENTS_CONNECTIONS sets how many clients end badly (default 2000).
+"""
+import argparse
+import os
+import resource
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+import h2.connection
+import h2.events
+
+STACKS = ["axum", "hyper-http1", "hyper-http2", "hyper-auto", "tonic"]
+SPEAK_H1 = [s for s in STACKS if s != "hyper-http2"]
+SPEAK_H2 = [s for s in STACKS if s != "hyper-http1"]
+GET = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+WS = (b"GET /ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+      b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+BINARY = "target/release/examples/playground"
+
+
+class Playground:
+    """The server, from its first line on stdout to its exit code."""
+
+    def __init__(self, stack, *flags, tls=False, nofile=None):
+        self.tls, self.stack = tls, stack
+        limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))) if nofile else None
+        command = [BINARY, "--stack", stack, *flags] + (["--tls"] if tls else [])
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                        preexec_fn=limit)
+        line = self.process.stdout.readline().decode()
+        assert line.startswith("listening on http"), f"first line: {line!r}"
+        self.url = line.split()[2]
+        self.port = int(self.url.rsplit(":", 1)[1])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def connect(self, protocol="http/1.1"):
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        if not self.tls:
+            return plain
+        context = ssl._create_unverified_context()
+        context.set_alpn_protocols([protocol])
+        return context.wrap_socket(plain)
+
+    def curl(self, path, *flags):
+        prior = "--http2" if self.tls else "--http2-prior-knowledge"
+        version = [prior] if self.stack == "hyper-http2" and "--http1.1" not in flags else []
+        command = ["curl", "-sSk", "-m", "10", *version, *flags, self.url + path]
+        return subprocess.run(command, capture_output=True, check=True).stdout
+
+    def counts(self):
+        lines = self.curl("/metrics").decode().splitlines()
+        return {name: int(n) for name, n in (line.split() for line in lines if line[0] != "#")}
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def cpu_seconds(self):
+        fields = open(f"/proc/{self.process.pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class H2:
+    """One HTTP/2 connection."""
+
+    def __init__(self, playground):
+        self.socket = playground.connect("h2")
+        self.state = h2.connection.H2Connection()
+        self.state.initiate_connection()
+        self.goaway, self.received = False, b""
+        self.flush()
+
+    def flush(self):
+        self.socket.sendall(self.state.data_to_send())
+
+    def request(self, path, method="GET", headers=(), body=b""):
+        """Sends a request; returns its headers (trailers included) and its body."""
+        stream = self.state.get_next_available_stream_id()
+        head = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "localhost")]
+        self.state.send_headers(stream, head + list(headers), end_stream=not body)
+        if body:
+            self.state.send_data(stream, body, end_stream=True)
+        self.flush()
+        answer, data = {}, b""
+        while True:
+            for event in self.events():
+                if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
+                    answer.update((k.decode(), v.decode()) for k, v in event.headers)
+                elif isinstance(event, h2.events.DataReceived):
+                    data += event.data
+                    self.state.acknowledge_received_data(event.flow_controlled_length, stream)
+                elif isinstance(event, h2.events.StreamEnded):
+                    self.flush()
+                    return answer, data
+            self.flush()
+
+    def events(self):
+        received = self.socket.recv(65536)
+        assert received, "the connection ended in the middle of a response"
+        return self.digest(received)
+
+    def digest(self, received):
+        """Feeds whole frames. GOAWAY is kept from python's h2, which refuses whatever follows it."""
+        self.received += received
+        events = []
+        while len(self.received) >= 9:
+            size = 9 + int.from_bytes(self.received[:3], "big")
+            if len(self.received) < size:
+                break
+            frame, self.received = self.received[:size], self.received[size:]
+            if frame[3] == 7:
+                self.goaway = True
+            else:
+                events += self.state.receive_data(frame)
+        return events
+
+    def read_to_end(self):
+        while received := self.socket.recv(65536):
+            self.digest(received)
+            self.flush()  # the answer to a PING, without which a GOAWAY is not the last word
+        self.socket.close()
+
+
+def read_all(sock):
+    """Everything until the server ends the connection; a reset raises."""
+    data = b""
+    while received := sock.recv(65536):
+        data += received
+    return data
+
+
+def served(sock, request=GET):
+    sock.sendall(request)
+    return sock.recv(65536)
+
+
+def until(what, check, seconds=5):
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+def versions(playground):
+    first = [["--http1.1"]] if playground.stack != "hyper-http2" else []
+    second = ["--http2" if playground.tls else "--http2-prior-knowledge"]
+    return first + ([second] if playground.stack != "hyper-http1" else [])
+
+
+def run(*command):
+    return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode()
+
+
+# --- the cases
+
+def curl_on_every_route(stack):
+    """curl is answered on every route, in each protocol, also inside TLS."""
+    upload = os.urandom(1 << 20)
+    for tls in (False, True):
+        with Playground(stack, tls=tls) as server:
+            for version in versions(server):
+                told = server.curl("/", *version, "-o", "/dev/null", "-w", "%{http_version}").decode()
+                assert told == ("1.1" if version == ["--http1.1"] else "2"), told
+                assert server.curl("/", *version) == b"ok\n"
+                assert len(server.curl("/bytes/10000000", *version)) == 10_000_000
+                assert server.curl("/stream/5/50", *version).count(b"tick") == 5
+                assert server.curl("/sleep/10", *version) == b"ok\n"
+                assert server.curl("/cpu/100", *version) == b"ok\n"
+                assert server.curl("/healthz", *version) == server.curl("/readyz", *version) == b"ok\n"
+                echoed = subprocess.run(
+                    ["curl", "-sSk", *version, "--data-binary", "@-", server.url + "/echo"],
+                    input=upload, capture_output=True, check=True).stdout
+                assert echoed == upload
+
+
+def load_is_served(stack):
+    """wrk and h2load are served without an error."""
+    with Playground(stack) as server:
+        if stack in SPEAK_H1:
+            told = run("wrk", "-c64", "-t2", "-d2s", server.url + "/")
+            assert "Non-2xx" not in told and "Socket errors" not in told, told
+        if stack in SPEAK_H2:
+            told = run("h2load", "-c8", "-m32", "-n20000", server.url + "/")
+            assert "20000 succeeded, 0 failed, 0 errored" in told, told
+
+
+def a_web_socket_echoes(stack):
+    """A WebSocket echoes, and is told of a drain with code 1001."""
+    with Playground(stack) as server:
+        sock = server.connect()
+        assert served(sock, WS).startswith(b"HTTP/1.1 101 ")
+        mask = b"\1\2\3\4"
+        masked = bytes(b ^ mask[i % 4] for i, b in enumerate(b"hello"))
+        assert served(sock, b"\x81\x85" + mask + masked) == b"\x81\x05hello"
+        holder = server.connect()
+        holder.sendall(GET.replace(b"/ ", b"/sleep/500 "))  # or the process is gone before it can tell
+        time.sleep(0.1)
+        server.process.send_signal(signal.SIGTERM)
+        frame = sock.recv(100)
+        assert frame[0] == 0x88 and frame[2:4] == struct.pack(">H", 1001), frame
+
+
+def grpc_beside_plain_routes(stack):
+    """A gRPC service answers beside the plain routes."""
+    with Playground(stack) as server:
+        grpc = [("content-type", "application/grpc"), ("te", "trailers")]
+        answer, _ = H2(server).request("/grpc.health.v1.Health/Check", "POST", grpc, b"\0" * 5)
+        assert answer.get("grpc-status") == "0", answer
+
+
+def nothing_leaks(stack):
+    """After thousands of clients that ended in every ugly way nothing is left. CONN-1, LIMIT-7"""
+    http2 = stack == "hyper-http2"
+
+    def frame(kind, flags, stream, payload):
+        return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+    def request(path, method=b"GET", length=0):
+        if not http2:
+            more = b"content-length: %d\r\n" % length if length else b""
+            return method + b" " + path + b" HTTP/1.1\r\nhost: localhost\r\n" + more + b"\r\n"
+        block = (b"\x83" if method == b"POST" else b"\x82") + b"\x86\x41\x01x\x04" + bytes([len(path)]) + path
+        return PREFACE + frame(4, 0, 0, b"") + frame(1, 4 | (not length), 1, block)
+
+    def reset(sock):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def after(data, then=lambda sock: None, read=0):
+        def client():
+            with server.connect() as sock:
+                sock.sendall(data)
+                if read:
+                    sock.recv(read)
+                then(sock)
+        return client
+
+    half_close = lambda sock: sock.shutdown(socket.SHUT_WR)
+    clients = [
+        after(b"", reset), after(b""), after(os.urandom(300)), after(b"GET / HT", half_close),
+        after(request(b"/sleep/60000"), reset), after(request(b"/"), half_close, 100),
+        after(request(b"/echo", b"POST", 100_000) + b"." * (0 if http2 else 5_000)),
+        after(request(b"/bytes/50000000"), reset, 1_000), after(request(b"/panic")),
+        after(request(b"/stream/1000/1000"), half_close, 10),
+        after(PREFACE), after(PREFACE + frame(4, 0, 0, b"") + b"\0\0", reset),
+    ] + ([] if http2 else [after(WS, reset, 100), after(WS, read=100)])
+    with Playground(stack, "--max-connections", "0") as server:
+        server.counts()
+        before = server.descriptors()
+        for n in range(int(os.environ.get("CLIENTS_CONNECTIONS", 2000))):
+            try:
+                clients[n % len(clients)]()
+            except (ConnectionError, TimeoutError):
+                pass  # the server ended it first
+        until("a descriptor leaked", lambda: server.descriptors() <= before)
+        until("a connection leaked", lambda: server.counts()["connections_open"] == 1)
+        until("a request leaked", lambda: server.counts()["requests_in_flight"] == 1)
+        assert server.curl("/") == b"ok\n"
+
+
+def waiting_at_the_limit(stack):
+    """At the limit the next client waits, and is served when one of ten ends. LIMIT-2"""
+    for tls in (False, True):
+        with Playground(stack, "--max-connections", "10", "--at-capacity", "wait", tls=tls) as server:
+            if stack in SPEAK_H1:
+                holders = [server.connect() for _ in range(10)]
+                for n, holder in enumerate(holders):
+                    assert served(holder, WS if n % 2 else GET)
+            else:
+                connections = [H2(server) for _ in range(10)]
+                assert all(c.request("/")[1] == b"ok\n" for c in connections)
+                holders = [c.socket for c in connections]
+            eleventh = subprocess.Popen(
+                ["curl", "-sSk", "-m", "10", *versions(server)[0], server.url + "/"], stdout=subprocess.PIPE)
+            try:
+                eleventh.wait(0.3)
+                raise AssertionError("the eleventh was served")
+            except subprocess.TimeoutExpired:
+                pass
+            holders[1].close()
+            assert eleventh.communicate(timeout=1)[0] == b"ok\n"
+
+
+def rejecting_at_the_limit(stack):
+    """At the limit the next client reads a whole 503, whatever it has sent. LIMIT-3, LIMIT-4, LIMIT-6"""
+    for tls in (False, True):
+        with Playground(stack, "--max-connections", "10", tls=tls) as server:
+            holders = [server.connect() for _ in range(10)]
+            for n, holder in enumerate(holders):
+                assert served(holder, WS if n % 2 else GET)
+            for size in (0, 16 * 1024, 5_000_000):
+                for _ in range(20):
+                    sock = server.connect()
+                    head = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % size
+                    try:
+                        sock.sendall(head + b"." * size)
+                    except OSError:
+                        pass  # the answer is what matters
+                    head, _, body = read_all(sock).partition(b"\r\n\r\n")
+                    assert head.startswith(b"HTTP/1.1 503 "), (size, head)
+                    for line in (b"retry-after: 1", b"connection: close", b"content-length: 0"):
+                        assert line in head.split(b"\r\n"), (size, head)
+                    assert body == b"", body
+            silent, start = server.connect(), time.monotonic()
+            assert silent.recv(100) == b"" and 4 < time.monotonic() - start < 7
+            assert served(holders[0]).startswith(b"HTTP/1.1 200 ")
+            holders[1].close()
+            until("the permit did not come back", lambda: served(server.connect()).startswith(b"HTTP/1.1 200 "))
+
+
+def rejecting_http2_at_the_limit(stack):
+    """At the limit an HTTP/2 client reads a 503, then GOAWAY (axum 0.8: the end). LIMIT-3, LIMIT-5"""
+    for tls in (False, True):
+        with Playground(stack, "--max-connections", "2", tls=tls) as server:
+            holders = [H2(server), H2(server)]
+            assert all(holder.request("/")[1] == b"ok\n" for holder in holders)
+            start, rejected = time.monotonic(), H2(server)
+            answer, _ = rejected.request("/")
+            assert answer[":status"] == "503" and answer["retry-after"] == "1", answer
+            rejected.read_to_end()
+            assert rejected.goaway or stack == "axum", "no GOAWAY"
+            assert time.monotonic() - start < 2
+            assert holders[0].request("/")[1] == b"ok\n"
+
+
+def exactly_so_many_are_served(stack):
+    """Of 200 clients at once, exactly the limit's 50 are served, and all others rejected. LIMIT-1"""
+    with Playground(stack, "--max-connections", "50") as server:
+        def client(_):
+            with server.connect() as sock:
+                return served(sock, GET.replace(b"/ ", b"/sleep/1500 "))[9:12]
+        with ThreadPoolExecutor(200) as pool:
+            answers = list(pool.map(client, range(200)))
+        assert (answers.count(b"200"), answers.count(b"503")) == (50, 150), set(answers)
+
+
+def signals_end_it(stack):
+    """SIGTERM lets what is in flight finish and exits with 0; a second one exits at once with 1. ACCEPT-6"""
+    with Playground(stack) as server:
+        asked = subprocess.Popen(["curl", "-sS", *versions(server)[0], server.url + "/sleep/700"],
+                                 stdout=subprocess.PIPE)
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        assert asked.communicate(timeout=3)[0] == b"ok\n"
+        assert server.process.wait(3) == 0
+    with Playground(stack) as server:
+        asked = subprocess.Popen(["curl", "-sS", *versions(server)[0], server.url + "/sleep/60000"],
+                                 stderr=subprocess.DEVNULL)
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(3) == 1 and time.monotonic() - start < 0.3
+        asked.wait(3)
+
+
+def what_is_not_built_is_refused(stack):
+    """A flag whose layer does not exist yet stops the program with a message that names it."""
+    unbuilt = ["--write-timeout 5s", "--keep-alive-timeout 5s", "--max-in-flight adaptive", "--lame-duck 1s",
+               "--at-capacity make-room", "--max-connections-per-ip 3", "--drain-timeout 500ms"]
+    for flags in unbuilt:
+        told = subprocess.run([BINARY, "--stack", stack, *flags.split()], capture_output=True, timeout=5)
+        assert told.returncode == 2 and flags.split()[0] in told.stderr.decode(), told
+    assert subprocess.run([BINARY, "--help"], capture_output=True).returncode == 0
+
+
+def out_of_descriptors(stack):
+    """With 64 descriptors and 200 clients it neither dies nor spins, and serves again after. ACCEPT-3"""
+    with Playground(stack, "--max-connections", "10000", nofile=64) as server:
+        clients = [socket.socket() for _ in range(200)]
+        for client in clients:
+            client.setblocking(False)  # the backlog may be smaller than that
+            client.connect_ex(("127.0.0.1", server.port))
+        time.sleep(0.3)
+        before = server.cpu_seconds()
+        time.sleep(2)
+        assert server.cpu_seconds() - before < 0.4 and server.process.poll() is None
+        for client in clients:
+            client.close()
+        assert server.curl("/") == b"ok\n"
+
+
+CASES = [
+    (curl_on_every_route, STACKS), (load_is_served, STACKS), (a_web_socket_echoes, SPEAK_H1),
+    (grpc_beside_plain_routes, ["tonic"]), (nothing_leaks, STACKS), (waiting_at_the_limit, STACKS),
+    (rejecting_at_the_limit, SPEAK_H1), (rejecting_http2_at_the_limit, SPEAK_H2),
+    (exactly_so_many_are_served, SPEAK_H1), (signals_end_it, STACKS), (what_is_not_built_is_refused, ["axum"]), (out_of_descriptors, STACKS),
+]
+
+
+def main():
+    global BINARY
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("playground", nargs="?", default=BINARY)
+    parser.add_argument("--stack", choices=STACKS)
+    parser.add_argument("--case")
+    asked = parser.parse_args()
+    BINARY = asked.playground
+    passed = failed = 0
+    for case, stacks in CASES:
+        for stack in stacks:
+            if asked.stack not in (None, stack) or asked.case not in (None, case.__name__):
+                continue
+            start = time.monotonic()
+            try:
+                case(stack)
+                passed += 1
+                print(f"ok {case.__name__} {stack} ({time.monotonic() - start:.1f}s)", flush=True)
+            except Exception:
+                failed += 1
+                print(f"FAILED {case.__name__} {stack}\n{traceback.format_exc()}", flush=True)
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()

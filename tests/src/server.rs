@@ -245,7 +245,7 @@ async fn close(Extension(connection): Extension<ConnectionHandle>) -> &'static s
 
 async fn abort(Extension(connection): Extension<ConnectionHandle>) {
     connection.abort();
-    future::pending().await
+    future::pending::<()>().await;
 }
 
 /// `requests in_flight protocol`

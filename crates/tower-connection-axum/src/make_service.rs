@@ -40,6 +40,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// let acceptor = ServiceBuilder::new().service(accept(app));
 /// # let _ = acceptor;
 /// ```
+#[must_use]
 pub fn accept(router: Router) -> Accept<Router> {
     Accept::new(router.with_state(()))
 }

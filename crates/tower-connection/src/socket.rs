@@ -237,10 +237,6 @@ impl BoxIo {
     /// # Errors
     ///
     /// The innermost socket as it is, if it is not a `T`.
-    #[expect(
-        clippy::type_complexity,
-        reason = "a pair, or what it really was with the same pair"
-    )]
     pub fn into_innermost<T: 'static>(self) -> Result<(T, Held), (Box<dyn Any + Send>, Held)> {
         let mut held = Held::default();
         match self.0.into_innermost(&mut held).downcast::<T>() {

@@ -463,9 +463,9 @@ async fn handshakes_under_way_are_bounded_by_a_concurrency_limit() {
         .with_single_cert(vec![own.cert.into()], key.expect("a key"))
         .expect("a configuration");
     let (listener, address) = bind().await;
-    let (sender, mut accepted) = mpsc::unbounded_channel();
+    let (accepting, mut accepted) = mpsc::unbounded_channel();
     let acceptor = ServiceBuilder::new()
-        .layer_fn(|inner| Inspect(inner, sender.clone()))
+        .layer_fn(|inner| Inspect(inner, accepting.clone()))
         .layer(ConcurrencyLimitLayer::new(2))
         .layer(tower_connection_rustls::TlsLayer::new(Arc::new(config)))
         .service(Accept::new(service_fn(hello)));

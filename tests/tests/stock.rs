@@ -335,11 +335,11 @@ async fn connection_close_ends_http1_and_is_stripped_from_http2() {
 #[tokio::test(start_paused = true)]
 async fn tower_http_body_timeout_loses_the_content_length() {
     let layer = tower_http::timeout::ResponseBodyTimeoutLayer::new(DAY);
-    let service = tower::ServiceBuilder::new()
+    let timed = tower::ServiceBuilder::new()
         .layer(layer)
         .service(tower_fn(hello));
     let (mut client, server) = duplex(4096);
-    let service = TowerToHyperService::new(service);
+    let service = TowerToHyperService::new(timed);
     tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(server), service));
     let get = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     client.write_all(get).await.expect("room");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use conformance::{Answer, Protocol, Server, Stack, Wire};
 use http::Request;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower_connection_limit::{AtCapacity, ConnectionLimitLayer};
 
 async fn start(stack: Stack, max: usize, at_capacity: AtCapacity) -> Server {
@@ -158,7 +158,7 @@ pub(crate) async fn a_silent_rejected_client_is_closed_after_five_seconds(stack:
     assert_eq!(server.limit().rejected(), 1);
     assert_eq!(server.limit().rejecting(), 2); // this one, and the acceptor's
 
-    sleep(Duration::from_millis(4_999) - start.elapsed()).await;
+    sleep_until(start + Duration::from_millis(4_999)).await;
     assert_eq!(server.limit().rejecting(), 2);
     sleep(Duration::from_millis(3)).await;
     assert_eq!(server.limit().rejecting(), 1);

@@ -1,0 +1,327 @@
+//! What the layers cost, against the bare stack: `cargo bench -p conformance --bench cost`.
+//!
+//! Instructions and allocations are counted by valgrind, so the figures do not depend on the machine's
+//! mood. The program runs itself under it, once with a number of requests (or connections) and once with
+//! twice as many; the difference belongs to the requests. The client, the same for all, is included, so
+//! the share of the server is larger than the ratio says. Memory is the resident size of idle connections
+//! over loopback TCP, without valgrind.
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    process::{Command, ExitCode},
+};
+
+use axum::{Router, routing::get};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::{
+    body::Incoming,
+    client,
+    server::conn::{http1, http2},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tower::{ServiceBuilder, service_fn};
+use tower_connection::Accept;
+use tower_connection_axum::{Accepting, FromAcceptor, accept};
+use tower_connection_hyper::serve;
+use tower_connection_limit::ConnectionLimitLayer;
+
+const STACKS: [&str; 5] = [
+    "axum-h1",
+    "axum-h2",
+    "hyper-http1",
+    "hyper-http2",
+    "hyper-auto",
+];
+const VARIANTS: [&str; 3] = ["bare", "layered", "no-handle"];
+
+async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    Ok(Response::new(Full::from("ok")))
+}
+
+fn main() -> io::Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
+    match arguments.as_slice() {
+        [child, stack, variant, connections, requests] if child == "child" => {
+            let connections = connections.parse().expect("a number");
+            let requests = requests.parse().expect("a number");
+            run(stack, variant, connections, requests)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        [child, stack, variant, idle] if child == "idle" => {
+            idle_memory(stack, variant, idle.parse().expect("a number"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        [] => table(),
+        other => {
+            // `cargo test` asks every target for its tests.
+            eprintln!("nothing to do for {other:?}");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn table() -> io::Result<ExitCode> {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("valgrind counts the instructions; install it");
+        return Ok(ExitCode::FAILURE);
+    }
+    println!(
+        "| stack | variant | instructions per request | ratio | allocations per request | instructions per connection | ratio | bytes per idle connection |"
+    );
+    println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for stack in STACKS {
+        let mut bare = (0.0, 0.0);
+        for variant in VARIANTS {
+            let requests = |n| instructions(stack, variant, 1, n);
+            let per_request = (requests(3_000)? - requests(1_000)?) / 2_000.0;
+            let connections = |n| instructions(stack, variant, n, 1);
+            let per_connection = (connections(300)? - connections(100)?) / 200.0;
+            let heap = |n| allocations(stack, variant, n);
+            let allocated = (heap(600)? - heap(200)?) / 400.0;
+            let idle = |n| resident(stack, variant, n);
+            let bytes = (idle(3_000)? - idle(1_000)?) * 1024.0 / 2_000.0;
+            if variant == "bare" {
+                bare = (per_request, per_connection);
+            }
+            println!(
+                "| {stack} | {variant} | {per_request:.0} | {:.3} | {allocated:.2} | {per_connection:.0} | {:.3} | {bytes:.0} |",
+                per_request / bare.0,
+                per_connection / bare.1,
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn instructions(stack: &str, variant: &str, connections: u32, requests: u32) -> io::Result<f64> {
+    let tool = ["--tool=callgrind", "--callgrind-out-file=/dev/null"];
+    valgrind(&tool, stack, variant, connections, requests, "Collected : ")
+}
+
+fn allocations(stack: &str, variant: &str, requests: u32) -> io::Result<f64> {
+    valgrind(
+        &["--leak-check=no"],
+        stack,
+        variant,
+        1,
+        requests,
+        "total heap usage: ",
+    )
+}
+
+fn valgrind(
+    tool: &[&str],
+    stack: &str,
+    variant: &str,
+    connections: u32,
+    requests: u32,
+    before: &str,
+) -> io::Result<f64> {
+    let output = Command::new("valgrind")
+        .args(tool)
+        .arg(std::env::current_exe()?)
+        .args(["child", stack, variant])
+        .args([connections.to_string(), requests.to_string()])
+        .output()?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    let number = told
+        .split(before)
+        .nth(1)
+        .and_then(|rest| rest.split_whitespace().next());
+    let number = number.and_then(|number| number.replace(',', "").parse().ok());
+    number.ok_or_else(|| io::Error::other(format!("valgrind said: {told}")))
+}
+
+/// KiB of a server with so many idle connections.
+fn resident(stack: &str, variant: &str, idle: u32) -> io::Result<f64> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["idle", stack, variant, &idle.to_string()])
+        .output()?;
+    let told = String::from_utf8_lossy(&output.stdout);
+    told.trim()
+        .parse()
+        .map_err(|_| io::Error::other(format!("it said: {told}")))
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// So many connections, one after the other, with so many requests on each.
+fn run(stack: &str, variant: &str, connections: u32, requests: u32) -> io::Result<()> {
+    runtime().block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        spawn_server(stack, variant, listener);
+        for _ in 0..connections {
+            let socket = TcpStream::connect(address).await?;
+            if stack.ends_with('2') {
+                ask_http2(socket, requests).await;
+            } else {
+                ask_http1(socket, requests).await?;
+            }
+        }
+        Ok(())
+    })
+}
+
+async fn ask_http1(mut socket: TcpStream, requests: u32) -> io::Result<()> {
+    let mut buf = [0; 1024];
+    for _ in 0..requests {
+        socket
+            .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .await?;
+        let n = socket.read(&mut buf).await?;
+        assert!(buf[..n].ends_with(b"ok"), "head and body come in one write");
+    }
+    Ok(())
+}
+
+async fn ask_http2(socket: TcpStream, requests: u32) {
+    let (mut sender, connection) =
+        client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+            .await
+            .expect("a fresh socket");
+    let connection = tokio::spawn(connection);
+    for _ in 0..requests {
+        let request = Request::get("http://localhost/").body(Empty::<Bytes>::new());
+        let response = sender.send_request(request.expect("a request")).await;
+        let body = response.expect("an answer").into_body().collect().await;
+        assert_eq!(body.expect("a body").to_bytes(), "ok");
+    }
+    drop(sender);
+    connection.await.expect("no panic").expect("a clean end");
+}
+
+fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
+    let layer = ServiceBuilder::new().layer(ConnectionLimitLayer::new(100_000));
+    let router = Router::new().route("/", get(|| async { "ok" }));
+    let hidden = variant == "no-handle";
+    match (stack, variant) {
+        ("axum-h1" | "axum-h2", "bare") => {
+            tokio::spawn(axum::serve(listener, router).into_future());
+        }
+        ("axum-h1" | "axum-h2", _) => {
+            let accept = accept(router);
+            let accept = if hidden {
+                accept.without_handle_in_requests()
+            } else {
+                accept
+            };
+            let accepting = Accepting::new(listener, layer.service(accept));
+            tokio::spawn(axum::serve(accepting, FromAcceptor).into_future());
+        }
+        (_, "bare") => bare(stack, listener),
+        _ => {
+            let accept = Accept::new(service_fn(hello));
+            let accept = if hidden {
+                accept.without_handle_in_requests()
+            } else {
+                accept
+            };
+            let server = serve(listener, layer.service(accept));
+            match stack {
+                "hyper-http1" => {
+                    tokio::spawn(server.with_builder(http1::Builder::new()).into_future());
+                }
+                "hyper-http2" => {
+                    let builder = http2::Builder::new(TokioExecutor::new());
+                    tokio::spawn(server.with_builder(builder).into_future());
+                }
+                _ => {
+                    let builder = auto::Builder::new(TokioExecutor::new());
+                    tokio::spawn(server.with_builder(builder).into_future());
+                }
+            }
+        }
+    }
+}
+
+/// The loop that everybody writes, with `TCP_NODELAY` as ours has it.
+fn bare(stack: &str, listener: TcpListener) {
+    let stack = stack.to_owned();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.expect("a socket");
+            socket.set_nodelay(true).expect("an option");
+            let io = TokioIo::new(socket);
+            let service = TowerToHyperService::new(service_fn(hello));
+            match stack.as_str() {
+                "hyper-http1" => {
+                    let connection = http1::Builder::new().serve_connection(io, service);
+                    tokio::spawn(connection.with_upgrades());
+                }
+                "hyper-http2" => {
+                    let builder = http2::Builder::new(TokioExecutor::new());
+                    tokio::spawn(builder.serve_connection(io, service));
+                }
+                _ => {
+                    tokio::spawn(async move {
+                        let builder = auto::Builder::new(TokioExecutor::new());
+                        builder.serve_connection_with_upgrades(io, service).await
+                    });
+                }
+            }
+        }
+    });
+}
+
+/// Opens connections that ask once and stay, and prints the resident size in KiB. The client's share (a
+/// socket and, for HTTP/2, hyper's client) is in it, the same for all variants.
+fn idle_memory(stack: &str, variant: &str, idle: u32) -> io::Result<()> {
+    runtime().block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        spawn_server(stack, variant, listener);
+        let mut sockets = Vec::new();
+        let mut senders = Vec::new();
+        for _ in 0..idle {
+            let mut socket = TcpStream::connect(address).await?;
+            if stack.ends_with('2') {
+                let io = TokioIo::new(socket);
+                let (mut sender, connection) =
+                    client::conn::http2::handshake(TokioExecutor::new(), io)
+                        .await
+                        .expect("a fresh socket");
+                tokio::spawn(connection);
+                let request = Request::get("http://localhost/").body(Empty::<Bytes>::new());
+                let response = sender.send_request(request.expect("a request")).await;
+                response
+                    .expect("an answer")
+                    .into_body()
+                    .collect()
+                    .await
+                    .expect("a body");
+                senders.push(sender);
+            } else {
+                socket
+                    .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                    .await?;
+                socket.read_exact(&mut [0; 64]).await?;
+                sockets.push(socket);
+            }
+        }
+        let status = fs::read_to_string("/proc/self/status")?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = resident.and_then(|line| line.split_whitespace().next());
+        println!("{}", kib.expect("a size"));
+        Ok(())
+    })
+}

@@ -29,8 +29,10 @@ use crate::Builder;
 /// let mut acceptor = Accept::new(tower::service_fn(hello));
 /// loop {
 ///     let connection = acceptor.accept(listener.accept()).await?;
-///     tokio::spawn(async { drive(connection.await?, &http1::Builder::new()).await });
-/// # type Served = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+///     tokio::spawn(async {
+///         let Ok(connection) = connection.await;
+///         drive(connection, &http1::Builder::new()).await
+///     });
 /// }
 /// # }
 /// ```

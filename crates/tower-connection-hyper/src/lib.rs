@@ -27,26 +27,8 @@
 //! # }
 //! ```
 //!
-//! A loop of your own needs three lines:
-//!
-//! ```no_run
-//! # use hyper::server::conn::http1;
-//! # use tower_connection_hyper::{Accept, AcceptExt, drive};
-//! # async fn hello(_: http::Request<hyper::body::Incoming>) -> Result<http::Response<String>, std::convert::Infallible> {
-//! #     Ok(http::Response::new("hello".into()))
-//! # }
-//! # async fn run(mut acceptor: Accept<tower::util::ServiceFn<fn(http::Request<hyper::body::Incoming>) -> std::future::Ready<Result<http::Response<String>, std::convert::Infallible>>>>) -> Result<(), Box<dyn std::error::Error>> {
-//! # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-//! # let builder = http1::Builder::new();
-//! # loop {
-//! # let builder = builder.clone();
-//! let connection = acceptor.accept(listener.accept()).await?; // ready first, then accept(2)
-//! tokio::spawn(async move {
-//!     drive(connection.await.expect("infallible"), &builder).await
-//! });
-//! # }
-//! # }
-//! ```
+//! In a loop of your own, [`AcceptExt::accept`] keeps the order (ready first, then `accept(2)`), and
+//! [`drive`] serves what comes out; its example is such a loop.
 //!
 //! # After an upgrade
 //!

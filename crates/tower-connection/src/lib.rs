@@ -16,11 +16,22 @@
 //!
 //! `axum::serve` stays; see `tower-connection-axum`.
 //!
-//! ```ignore
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use tower::ServiceBuilder;
+//! use tower_connection_axum::{Accepting, FromAcceptor, accept};
+//! use tower_connection_limit::ConnectionLimitLayer;
+//!
+//! # async fn run() -> std::io::Result<()> {
+//! let app = Router::new().route("/", get(|| async { "hello" }));
+//! let listener = tokio::net::TcpListener::bind("0.0.0.0:3000").await?;
+//!
 //! let acceptor = ServiceBuilder::new()
 //!     .layer(ConnectionLimitLayer::new(1024))
 //!     .service(accept(app));
-//! axum::serve(Accepting::new(listener, acceptor), FromAcceptor).await?;
+//!
+//! axum::serve(Accepting::new(listener, acceptor), FromAcceptor).await
+//! # }
 //! ```
 //!
 //! # With hyper
@@ -28,11 +39,24 @@
 //! The same acceptor, in a loop of your own ([`AcceptExt::accept`]) or in the one of
 //! `tower-connection-hyper`.
 //!
-//! ```ignore
+//! ```no_run
+//! use tower::{ServiceBuilder, service_fn};
+//! use tower_connection::Accept;
+//! use tower_connection_hyper::serve;
+//! use tower_connection_limit::ConnectionLimitLayer;
+//!
+//! # async fn hello(_: http::Request<hyper::body::Incoming>) -> Result<http::Response<String>, std::convert::Infallible> {
+//! #     Ok(http::Response::new("hello".into()))
+//! # }
+//! # async fn run() -> std::io::Result<()> {
+//! let listener = tokio::net::TcpListener::bind("0.0.0.0:3000").await?;
+//!
 //! let acceptor = ServiceBuilder::new()
 //!     .layer(ConnectionLimitLayer::new(1024))
-//!     .service(Accept::new(app));
-//! serve(listener, acceptor).await?;
+//!     .service(Accept::new(service_fn(hello)));
+//!
+//! serve(listener, acceptor).await
+//! # }
 //! ```
 //!
 //! # A layer of your own

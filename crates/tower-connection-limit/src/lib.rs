@@ -36,7 +36,7 @@
 //! # async fn hello(_: http::Request<hyper::body::Incoming>) -> Result<http::Response<String>, std::convert::Infallible> {
 //! #     Ok(http::Response::new("hello".into()))
 //! # }
-//! # async fn run() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! # async fn run() -> std::io::Result<()> {
 //! let listener = tokio::net::TcpListener::bind("0.0.0.0:3000").await?;
 //!
 //! let acceptor = ServiceBuilder::new()

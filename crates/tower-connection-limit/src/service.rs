@@ -1,6 +1,7 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -14,7 +15,8 @@ use crate::io::Answered;
 #[derive(Clone, Debug)]
 pub struct LimitedService<S> {
     inner: S,
-    rejecting: Option<Rejecting>,
+    // Shared, because hyper clones the service for each request and moves the clone about.
+    rejecting: Option<Arc<Rejecting>>,
 }
 
 #[derive(Clone, Debug)]
@@ -26,7 +28,10 @@ pub(crate) struct Rejecting {
 
 impl<S> LimitedService<S> {
     pub(crate) fn new(inner: S, rejecting: Option<Rejecting>) -> Self {
-        Self { inner, rejecting }
+        Self {
+            inner,
+            rejecting: rejecting.map(Arc::new),
+        }
     }
 }
 

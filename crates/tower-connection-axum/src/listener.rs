@@ -4,8 +4,9 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     io,
+    pin::pin,
     sync::{Mutex, PoisonError},
-    task::Poll,
+    task::{Poll, ready},
 };
 
 use axum::serve::Listener;
@@ -107,11 +108,17 @@ where
                     Ok(None) | Err(_) => continue,
                 },
                 accepted = async {
-                    if let Err(error) = poll_fn(|cx| acceptor.poll_ready(cx)).await {
-                        let error: BoxError = error.into();
-                        panic!("the acceptor failed: {error}");
-                    }
-                    listener.accept().await
+                    let mut accepted = pin!(listener.accept());
+                    // The listener is polled right after the acceptor said yes, in the same turn: while
+                    // it is not ready (any more), nobody is accepted.
+                    poll_fn(|cx| {
+                        if let Err(error) = ready!(acceptor.poll_ready(cx)) {
+                            let error: BoxError = error.into();
+                            panic!("the acceptor failed: {error}");
+                        }
+                        accepted.as_mut().poll(cx)
+                    })
+                    .await
                 } => accepted,
             };
             // The peer may be gone already, which hyper will find out.

@@ -1,7 +1,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -12,7 +12,7 @@ use http::Version;
 use tokio::time::Instant;
 
 use crate::{
-    Address, Socket,
+    Address, Rejection, Socket,
     state::{Phase, State},
 };
 
@@ -49,7 +49,17 @@ struct Shared {
     local: Address,
     accepted_at: Instant,
     state: State,
+    rules: Mutex<Rules>,
 }
+
+/// What is seldom asked: at a refusal, and at an upgrade.
+#[derive(Default)]
+struct Rules {
+    refusal: Option<Rejection>,
+    upgrades: Vec<UpgradeGate>,
+}
+
+type UpgradeGate = Box<dyn FnOnce() -> Result<(), Rejection> + Send>;
 
 /// Tells connections of one process apart. It grows, and is never used again.
 ///
@@ -89,6 +99,7 @@ impl ConnectionHandle {
                 local,
                 accepted_at: Instant::now(),
                 state: State::default(),
+                rules: Mutex::default(),
             }),
         }
     }
@@ -141,6 +152,26 @@ impl ConnectionHandle {
         self.shared.state.in_flight()
     }
 
+    /// Since when nothing has been in flight: since the last response body ended or, before the first
+    /// request, since the connection was accepted. `None` while a request is in flight, and after an
+    /// upgrade.
+    ///
+    /// A request is in flight from its whole head on: half a head is still idleness.
+    ///
+    /// ```
+    /// # use tower_connection::ConnectionHandle;
+    /// let connection = ConnectionHandle::detached();
+    /// assert_eq!(connection.idle_since(), Some(connection.accepted_at()));
+    /// let request = connection.begin(http::Version::HTTP_11);
+    /// assert_eq!(connection.idle_since(), None);
+    /// # drop(request);
+    /// ```
+    #[must_use]
+    pub fn idle_since(&self) -> Option<Instant> {
+        let nanoseconds = self.shared.state.idle_since()?;
+        Some(self.shared.accepted_at + Duration::from_nanos(nanoseconds))
+    }
+
     /// Whether it became something else than HTTP (a WebSocket over HTTP/1.1).
     #[must_use]
     pub fn is_upgraded(&self) -> bool {
@@ -153,10 +184,92 @@ impl ConnectionHandle {
     /// ends at once. HTTP/2: GOAWAY, and the open streams finish. An upgraded connection goes on: its
     /// end is its own protocol's. Calling it again does nothing.
     ///
-    /// Under an unmodified `axum::serve` 0.8 nothing reaches hyper's HTTP/2 connection, so there an
-    /// HTTP/2 connection stays open until the client leaves; `tower-connection-hyper` has no such hole.
+    /// Half a request head is not work: the connection ends as an idle one does.
     pub fn close(&self) {
         self.shared.state.close();
+    }
+
+    /// Ends the connection as [`close`](Self::close) does, but only if nothing is in flight on it.
+    ///
+    /// Returns whether it did. It does nothing to a connection with a request in flight, an upgraded one,
+    /// and one that closes already. A request that crosses with the end, so that it arrives when the
+    /// connection is already given up, reads `refusal`.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_connection::{ConnectionHandle, Rejection};
+    /// let refusal = Rejection::new(Duration::from_secs(1)).close();
+    /// let connection = ConnectionHandle::detached();
+    ///
+    /// let request = connection.begin(http::Version::HTTP_11);
+    /// assert!(!connection.close_if_idle(refusal.clone()));
+    /// drop(request);
+    /// assert!(connection.close_if_idle(refusal));
+    /// assert!(connection.is_closing());
+    /// ```
+    #[must_use = "it may have a request in flight"]
+    pub fn close_if_idle(&self, refusal: Rejection) -> bool {
+        // Held, so that two callers do not mix their answers.
+        let mut rules = self.rules();
+        let closed = self.shared.state.close_if_idle();
+        if closed {
+            rules.refusal = Some(refusal);
+        }
+        closed
+    }
+
+    /// Answers every request that begins from now on with `refusal` and, with the first, closes the
+    /// connection. Requests in flight go on.
+    ///
+    /// For a connection that must not be served but shall be told so: the answer is inside TLS, and valid
+    /// HTTP/2. The service is not called, and is not asked whether it is ready.
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use http::{Request, Response};
+    /// # use tower::{Service, service_fn};
+    /// # use tower_connection::{Accept, AcceptExt, Rejection};
+    /// # async fn hello(_: Request<()>) -> Result<Response<String>, Infallible> {
+    /// #     Ok(Response::default())
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # let (_client, socket) = tokio::io::duplex(64);
+    /// # let mut acceptor = Accept::new(service_fn(hello));
+    /// let Ok(connection) = acceptor.call(socket).await;
+    /// connection.handle().refuse(Rejection::new(Duration::from_secs(5)).close());
+    ///
+    /// let (_io, mut service) = connection.into_parts();
+    /// let Ok(answer) = service.call(Request::new(())).await;
+    /// assert_eq!(answer.status(), 503);
+    /// # }
+    /// ```
+    pub fn refuse(&self, refusal: Rejection) {
+        self.rules().refusal = Some(refusal);
+        self.shared.state.refuse();
+    }
+
+    /// Whether a request was refused whose body nobody has read.
+    ///
+    /// Closing the socket now would reset the connection, and the reset could overtake the answer.
+    #[must_use]
+    pub fn has_unread_body(&self) -> bool {
+        self.shared.state.is_unread()
+    }
+
+    /// Asks `gate` when a response is about to upgrade an HTTP/1 connection (a WebSocket).
+    ///
+    /// An error is answered in place of the upgrade, and the connection closes. With several gates the
+    /// first error counts. WebSockets over HTTP/2 are streams, and no upgrade.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_connection::{ConnectionHandle, Rejection};
+    /// # let connection = ConnectionHandle::detached();
+    /// connection.gate_upgrades(|| Err(Rejection::new(Duration::from_secs(10)).close()));
+    /// ```
+    pub fn gate_upgrades(&self, gate: impl FnOnce() -> Result<(), Rejection> + Send + 'static) {
+        self.rules().upgrades.push(Box::new(gate));
     }
 
     /// Ends the connection now, with a reset: handlers are dropped, and nothing stays in the kernel.
@@ -192,10 +305,40 @@ impl ConnectionHandle {
     /// assert_eq!(connection.in_flight(), 0);
     /// ```
     pub fn begin(&self, version: Version) -> InFlight {
-        self.shared.state.begin(version);
-        InFlight {
+        self.begin_or_refuse(version).0
+    }
+
+    /// As [`begin`](Self::begin), and whether the request is to be refused.
+    pub(crate) fn begin_or_refuse(&self, version: Version) -> (InFlight, bool) {
+        let refused = self.shared.state.begin(version);
+        let in_flight = InFlight {
             connection: self.clone(),
-        }
+        };
+        (in_flight, refused)
+    }
+
+    /// The answer to a request that is refused.
+    pub(crate) fn refusal(&self) -> Rejection {
+        // `close_if_idle` may have set the flag and not yet the answer: it holds the lock meanwhile.
+        let refusal = self.rules().refusal.clone();
+        refusal.expect("a connection that refuses has an answer")
+    }
+
+    /// The connection becomes something else than HTTP, unless a gate objects.
+    pub(crate) fn upgrade(&self) -> Result<(), Rejection> {
+        // Taken out: a gate may want a lock that is held by somebody who wants this one.
+        let gates = std::mem::take(&mut self.rules().upgrades);
+        gates.into_iter().try_for_each(|gate| gate())?;
+        self.shared.state.set_upgraded();
+        Ok(())
+    }
+
+    fn rules(&self) -> MutexGuard<'_, Rules> {
+        // Nothing panics while it is held.
+        self.shared
+            .rules
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that a driver will call the connection's own graceful shutdown, and waits for the moment.
@@ -275,6 +418,10 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.connection.shared.state.end();
+        let accepted_at = self.connection.shared.accepted_at;
+        let nanoseconds = Instant::now().duration_since(accepted_at).as_nanos();
+        // They fit for 584 years.
+        let nanoseconds = u64::try_from(nanoseconds).unwrap_or(u64::MAX);
+        self.connection.shared.state.end(nanoseconds);
     }
 }

@@ -108,6 +108,8 @@ mod body;
 mod connection;
 mod connections;
 mod deadline;
+mod frames;
+mod gate;
 mod handle;
 mod io;
 mod rejection;
@@ -121,6 +123,7 @@ pub use crate::{
     connection::Connection,
     connections::{Connections, Registered},
     deadline::Deadline,
+    gate::{AcceptGate, Gated, Shut},
     handle::{ConnectionHandle, ConnectionId, End, InFlight},
     io::{Hook, Hooked, Over, poll_write_slices},
     rejection::{Rejectable, Rejection},

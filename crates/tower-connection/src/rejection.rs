@@ -75,9 +75,13 @@ impl Rejection {
 
     /// The answer to `request`.
     pub fn answer<B, R: Default>(&self, request: &Request<B>) -> Response<R> {
+        self.respond(request.version(), is_grpc(request))
+    }
+
+    pub(crate) fn respond<R: Default>(&self, version: Version, grpc: bool) -> Response<R> {
         let mut answer = Response::new(R::default());
         let headers = answer.headers_mut();
-        if is_grpc(request) {
+        if grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert("grpc-status", HeaderValue::from_static("14"));
             headers.insert("grpc-message", HeaderValue::from_static("overloaded"));
@@ -89,7 +93,7 @@ impl Rejection {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
             *answer.status_mut() = self.status;
         }
-        if self.close && request.version() < Version::HTTP_2 {
+        if self.close && version < Version::HTTP_2 {
             answer
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));

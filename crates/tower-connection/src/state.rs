@@ -25,19 +25,24 @@ pub(crate) enum Phase {
     Aborted,
 }
 
-const CLOSING: usize = 0b01;
-const ABORTED: usize = 0b10;
-const REQUEST: usize = 0b100;
+const CLOSING: usize = 0b0001;
+const ABORTED: usize = 0b0010;
+const UPGRADED: usize = 0b0100;
+/// Requests are refused from now on.
+const REFUSING: usize = 0b1000;
+const REQUEST: usize = 0b1_0000;
 
 #[derive(Default)]
 pub(crate) struct State {
-    // The phase in two bits, and above them how many requests are in flight. One word, because the last
-    // request must see that somebody closes, or who closes must see that it was the last. Two words would
-    // need sequential consistency in both threads, which costs more and which loom cannot check.
+    // The four flags, and above them how many requests are in flight. One word, because the last request
+    // must see that somebody closes, or who closes must see that it was the last. Two words would need
+    // sequential consistency in both threads, which costs more and which loom cannot check.
     work: AtomicUsize,
     requests: AtomicU64,
+    /// When the last request ended, in nanoseconds since the connection was accepted.
+    idle_since: AtomicU64,
     protocol: AtomicU8,
-    upgraded: AtomicBool,
+    unread: AtomicBool,
     driven: AtomicBool,
     // Reads and writes of an upgraded connection may be awaited by two tasks, and a driver is a third.
     reader: AtomicWaker,
@@ -64,21 +69,54 @@ impl State {
         // AcqRel: what was done before the close is seen by the half that obeys it.
         let before = self.work.fetch_or(to, Ordering::AcqRel);
         if before & to != to {
-            self.reader.wake();
-            self.writer.wake();
-            self.driver.wake();
+            self.wake();
         }
     }
 
-    pub(crate) fn begin(&self, version: Version) {
+    /// Asks for an end if, at this moment, nothing is in flight, nobody closes it yet and it is still
+    /// HTTP. Requests that begin later are refused.
+    pub(crate) fn close_if_idle(&self) -> bool {
+        // AcqRel: what was done before is seen by the half that obeys, and by who refuses.
+        let idle = self.work.compare_exchange(
+            0,
+            CLOSING | REFUSING,
+            Ordering::AcqRel,
+            Ordering::Relaxed, // nothing follows from it
+        );
+        if idle.is_ok() {
+            self.wake();
+        }
+        idle.is_ok()
+    }
+
+    /// Refuses the requests that begin from now on.
+    pub(crate) fn refuse(&self) {
+        // AcqRel: who refuses sees the answer, which was stored before.
+        self.work.fetch_or(REFUSING, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.work.load(Ordering::Acquire) & REFUSING != 0
+    }
+
+    fn wake(&self) {
+        self.reader.wake();
+        self.writer.wake();
+        self.driver.wake();
+    }
+
+    /// Begins a request. Returns whether it is to be refused.
+    pub(crate) fn begin(&self, version: Version) -> bool {
         // Relaxed: two statistics. The protocol never changes once it is known.
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.protocol.store(encode(version), Ordering::Relaxed);
-        self.work.fetch_add(REQUEST, Ordering::AcqRel);
+        self.work.fetch_add(REQUEST, Ordering::AcqRel) & REFUSING != 0
     }
 
     /// Ends a request; called by a guard's `Drop`, and nowhere else.
-    pub(crate) fn end(&self) {
+    pub(crate) fn end(&self, since_accept: u64) {
+        // Relaxed: published by the next line.
+        self.idle_since.store(since_accept, Ordering::Relaxed);
         // AcqRel: who sees no request in flight also sees what the last one did. A request that ends
         // while nobody closes wakes nobody.
         let before = self.work.fetch_sub(REQUEST, Ordering::AcqRel);
@@ -91,9 +129,16 @@ impl State {
         self.work.load(Ordering::Acquire) / REQUEST
     }
 
-    /// Whether it closes and nothing is in flight, both at one moment.
+    /// Whether it closes, nothing is in flight and it is still HTTP, all at one moment.
     pub(crate) fn has_ended(&self) -> bool {
-        self.work.load(Ordering::Acquire) == CLOSING
+        self.work.load(Ordering::Acquire) & !REFUSING == CLOSING
+    }
+
+    /// Since when nothing is in flight, in nanoseconds since the connection was accepted; `None` while
+    /// something is, or if it is no longer HTTP.
+    pub(crate) fn idle_since(&self) -> Option<u64> {
+        let work = self.work.load(Ordering::Acquire);
+        (work < REQUEST && work & UPGRADED == 0).then(|| self.idle_since.load(Ordering::Relaxed))
     }
 
     pub(crate) fn requests(&self) -> u64 {
@@ -104,13 +149,23 @@ impl State {
         decode(self.protocol.load(Ordering::Relaxed))
     }
 
+    /// It becomes something else than HTTP; called while its last request is still in flight.
     pub(crate) fn set_upgraded(&self) {
-        // Relaxed: read by the socket half, which the same task polls after the response was made.
-        self.upgraded.store(true, Ordering::Relaxed);
+        self.work.fetch_or(UPGRADED, Ordering::AcqRel);
     }
 
     pub(crate) fn is_upgraded(&self) -> bool {
-        self.upgraded.load(Ordering::Relaxed)
+        self.work.load(Ordering::Acquire) & UPGRADED != 0
+    }
+
+    /// A request was refused whose body nobody reads.
+    pub(crate) fn set_unread(&self) {
+        // Relaxed: read by the socket half, which the same task polls after the answer was made.
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_driven(&self) {
@@ -204,7 +259,7 @@ mod tests {
             state.begin(Version::HTTP_11);
 
             let request = state.clone();
-            let request = loom::thread::spawn(move || request.end());
+            let request = loom::thread::spawn(move || request.end(1));
             let closer = state.clone();
             let closer = loom::thread::spawn(move || closer.close());
 
@@ -229,6 +284,44 @@ mod tests {
                 }
             }));
             aborter.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_request_that_begins_while_an_idle_connection_is_closed_is_refused_or_keeps_it() {
+        loom::model(|| {
+            let state = Arc::new(State::default());
+            let request = state.clone();
+            let request = loom::thread::spawn(move || request.begin(Version::HTTP_11));
+            let closed = state.close_if_idle();
+            assert_eq!(request.join().unwrap(), closed);
+        });
+    }
+
+    #[test]
+    fn whoever_sees_a_connection_idle_sees_since_when() {
+        loom::model(|| {
+            let state = Arc::new(State::default());
+            state.begin(Version::HTTP_2);
+            let request = state.clone();
+            let request = loom::thread::spawn(move || request.end(7));
+            assert!(matches!(state.idle_since(), None | Some(7)));
+            request.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn an_upgrade_is_never_taken_for_idleness() {
+        loom::model(|| {
+            let state = Arc::new(State::default());
+            state.begin(Version::HTTP_11);
+            let upgrade = state.clone();
+            let upgrade = loom::thread::spawn(move || {
+                upgrade.set_upgraded();
+                upgrade.end(1);
+            });
+            assert!(!state.close_if_idle());
+            upgrade.join().unwrap();
         });
     }
 }

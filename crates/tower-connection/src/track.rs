@@ -7,11 +7,18 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, header::CONNECTION};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+};
 use tokio::io::ReadBuf;
 use tower_service::Service;
 
-use crate::{ConnectionHandle, Guarded, Hook, Hooked, InFlight, Socket};
+use crate::{
+    ConnectionHandle, Guarded, Hook, Hooked, InFlight, Rejectable, Socket,
+    frames::{ANY_STREAM, Spoken, Streams, goaway},
+    state::Phase,
+};
 
 /// The socket of an accepted connection: it ends when its [`ConnectionHandle`] says so.
 ///
@@ -30,6 +37,21 @@ pub struct Obey {
     handle: ConnectionHandle,
     /// Something was written and not flushed since.
     unflushed: bool,
+    spoken: Spoken,
+    /// Kept while nobody drives an HTTP/2 connection, so that this half can say GOAWAY.
+    streams: Streams,
+    farewell: Farewell,
+}
+
+/// How far an HTTP/2 connection that nobody drives has said goodbye.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Farewell {
+    #[default]
+    Unsaid,
+    /// GOAWAY for any stream: the client opens no more.
+    Announced,
+    /// GOAWAY with the last stream: the end.
+    Said,
 }
 
 impl Obey {
@@ -39,6 +61,9 @@ impl Obey {
         Self {
             handle,
             unflushed: false,
+            spoken: Spoken::Unknown(0),
+            streams: Streams::default(),
+            farewell: Farewell::default(),
         }
     }
 
@@ -55,15 +80,87 @@ impl Obey {
         Ok(())
     }
 
-    /// Whether this half must end the connection: it closes, nobody drives it, and nothing is left.
-    fn ends_here(&self) -> bool {
+    /// Whether it must itself do what a driver does by `graceful_shutdown`.
+    fn says_goaway(&self) -> bool {
+        self.spoken != Spoken::Http1 && !self.handle.state().is_driven()
+    }
+
+    /// The HTTP stack wrote the first `written` bytes of `bufs`.
+    fn say(&mut self, bufs: &[io::IoSlice<'_>], mut written: usize) {
+        for buf in bufs {
+            let said = written.min(buf.len());
+            self.streams.say(&buf[..said]);
+            written -= said;
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        if self.spoken == Spoken::Http1 {
+            return;
+        }
+        let frames = self.spoken.hear(bytes);
+        if self.spoken == Spoken::Http2 && self.says_goaway() {
+            self.streams.hear(frames);
+        }
+    }
+
+    /// Nothing is there to read: ends the stream if this half must.
+    ///
+    /// It must unless a driver does. hyper's `graceful_shutdown` ends neither an HTTP/1 connection that
+    /// was never asked for anything, nor one with half a head (1.12, `proto/h1/conn.rs`), so these end
+    /// here in any case: an end of stream is what both understand.
+    fn poll_end<Io: Socket>(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = self.handle.state();
-        // An end of stream makes h2 drop what it has queued, and only a driver can send GOAWAY.
-        let http1 = self
-            .handle
-            .protocol()
-            .is_none_or(|version| version < Version::HTTP_2);
-        state.has_ended() && http1 && !self.unflushed && !state.is_driven() && !state.is_upgraded()
+        if state.phase() == Phase::Open || self.unflushed {
+            return Poll::Pending;
+        }
+        let mut ended = state.has_ended();
+        if self.spoken == Spoken::Http2 {
+            if state.is_driven() {
+                return Poll::Pending;
+            }
+            // At an end of stream h2 drops what it has queued (0.4, `proto/connection.rs`).
+            ended &= self.streams.is_empty();
+            // Between two frames and with everything flushed, a frame of our own harms nobody.
+            if self.streams.between() {
+                match self.farewell {
+                    Farewell::Unsaid | Farewell::Announced if ended => {
+                        self.farewell = Farewell::Said;
+                        self.say_goaway(io, cx, self.streams.last())?;
+                    }
+                    Farewell::Unsaid => {
+                        self.farewell = Farewell::Announced;
+                        self.say_goaway(io, cx, ANY_STREAM)?;
+                    }
+                    Farewell::Announced | Farewell::Said => {}
+                }
+            }
+        }
+        if ended {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Writes a GOAWAY. All before it was flushed, so the socket takes 17 bytes; a client that has left it
+    /// so full that it does not is not told.
+    fn say_goaway<Io: Socket>(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+        last_stream: u32,
+    ) -> io::Result<()> {
+        let frame = goaway(last_stream);
+        let Poll::Ready(written) = Pin::new(&mut *io).poll_write(cx, &frame)? else {
+            return Ok(());
+        };
+        if written < frame.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        // The HTTP stack flushes each time that it is polled, so it ends what this begins.
+        self.unflushed = Pin::new(io).poll_flush(cx)?.is_pending();
+        Ok(())
     }
 }
 
@@ -75,15 +172,14 @@ impl<Io: Socket> Hook<Io> for Obey {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check(io)?;
+        let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut *io).poll_read(cx, buf) {
+            self.hear(&buf.filled()[before..]);
             return Poll::Ready(read);
         }
         self.handle.state().register_reader(cx.waker());
         self.check(io)?;
-        if self.ends_here() {
-            return Poll::Ready(Ok(()));
-        }
-        Poll::Pending
+        self.poll_end(io, cx)
     }
 
     fn poll_write(
@@ -95,6 +191,9 @@ impl<Io: Socket> Hook<Io> for Obey {
         self.check(io)?;
         self.unflushed = true;
         if let Poll::Ready(written) = crate::poll_write_slices(io, cx, bufs) {
+            if self.says_goaway() {
+                self.say(bufs, *written.as_ref().unwrap_or(&0));
+            }
             return Poll::Ready(written);
         }
         self.handle.state().register_writer(cx.waker());
@@ -105,7 +204,15 @@ impl<Io: Socket> Hook<Io> for Obey {
     fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check(io)?;
         if let Poll::Ready(flushed) = Pin::new(&mut *io).poll_flush(cx) {
+            let last_word = self.unflushed
+                && self.says_goaway()
+                && self.handle.is_closing()
+                && (self.farewell == Farewell::Unsaid || self.streams.is_empty());
             self.unflushed = false;
+            if last_word {
+                // h2 reads first and writes second: without this it would not read again.
+                cx.waker().wake_by_ref();
+            }
             return Poll::Ready(flushed);
         }
         self.handle.state().register_writer(cx.waker());
@@ -125,7 +232,8 @@ impl<Io: Socket> Hook<Io> for Obey {
 }
 
 /// The service of an accepted connection: it counts requests from the head to the end of the response
-/// body, hands the [`ConnectionHandle`] to each, and says `Connection: close` when the connection ends.
+/// body, hands the [`ConnectionHandle`] to each, says `Connection: close` when the connection ends, and
+/// answers in place of the inner service once the handle [refuses](ConnectionHandle::refuse).
 #[derive(Clone, Debug)]
 pub struct ConnectionService<S> {
     inner: S,
@@ -147,24 +255,34 @@ impl<S, B, R> Service<Request<B>> for ConnectionService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
 {
-    type Response = Response<Guarded<R, InFlight>>;
+    type Response = Response<Guarded<Rejectable<R>, InFlight>>;
     type Error = S::Error;
     type Future = ConnectionResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        if self.handle.state().is_refusing() {
+            return Poll::Ready(Ok(()));
+        }
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let version = request.version();
-        let in_flight = self.handle.begin(version);
+        let (in_flight, refused) = self.handle.begin_or_refuse(version);
+        if refused {
+            return ConnectionResponseFuture::refused(&request, in_flight);
+        }
         if self.handle_in_requests {
             request.extensions_mut().insert(self.handle.clone());
         }
+        let connect = request.method() == Method::CONNECT;
         ConnectionResponseFuture {
-            inner: self.inner.call(request),
             in_flight: Some(in_flight),
             http1: version < Version::HTTP_2,
+            connect,
+            stage: Stage::Served {
+                inner: self.inner.call(request),
+            },
         }
     }
 }
@@ -175,30 +293,76 @@ pin_project_lite::pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct ConnectionResponseFuture<F> {
         #[pin]
-        inner: F,
+        stage: Stage<F>,
         in_flight: Option<InFlight>,
         http1: bool,
+        connect: bool,
     }
+}
+
+pin_project_lite::pin_project! {
+    #[derive(Debug)]
+    #[project = StageProj]
+    enum Stage<F> {
+        Served { #[pin] inner: F },
+        // Boxed: it is rare, and the future is moved about for every request.
+        Refused { answer: Box<Response<()>> },
+    }
+}
+
+impl<F> ConnectionResponseFuture<F> {
+    fn refused<B>(request: &Request<B>, in_flight: InFlight) -> Self {
+        let handle = in_flight.connection();
+        if may_have_body(request) {
+            handle.state().set_unread();
+        }
+        let answer = Box::new(handle.refusal().answer(request));
+        handle.close();
+        Self {
+            stage: Stage::Refused { answer },
+            in_flight: Some(in_flight),
+            http1: request.version() < Version::HTTP_2,
+            connect: false,
+        }
+    }
+}
+
+fn may_have_body<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    let length = headers.get(CONTENT_LENGTH);
+    headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
 }
 
 impl<F, R, E> Future for ConnectionResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {
-    type Output = Result<Response<Guarded<R, InFlight>>, E>;
+    type Output = Result<Response<Guarded<Rejectable<R>, InFlight>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let me = self.project();
-        let mut response = ready!(me.inner.poll(cx))?;
+        let mut response = match me.stage.project() {
+            StageProj::Served { inner } => ready!(inner.poll(cx))?.map(Rejectable::served),
+            StageProj::Refused { answer } => {
+                std::mem::take(&mut **answer).map(|()| Rejectable::default())
+            }
+        };
         let in_flight = me.in_flight.take().expect("polled after completion");
         if *me.http1 {
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                in_flight.connection().state().set_upgraded();
-            } else if in_flight.connection().is_closing() {
-                // In HTTP/2 the header is forbidden (RFC 9113, 8.2.2); a driver sends GOAWAY.
-                response
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            let handle = in_flight.connection();
+            let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS
+                || *me.connect && response.status().is_success();
+            if !upgrades {
+                if handle.is_closing() {
+                    // In HTTP/2 the header is forbidden (RFC 9113, 8.2.2); there it is GOAWAY.
+                    response
+                        .headers_mut()
+                        .insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+            } else if let Err(rejection) = handle.upgrade() {
+                // With the response goes its `OnUpgrade`, and with that what waited for the socket.
+                handle.close();
+                response = rejection.close().respond(Version::HTTP_11, false);
             }
         }
         Poll::Ready(Ok(response.map(|body| Guarded::new(body, in_flight))))

@@ -1,0 +1,291 @@
+//! As much of HTTP/2's framing (RFC 9113, section 4.1) as a socket half needs to say GOAWAY by itself.
+
+use std::collections::BTreeSet;
+
+/// What a client's HTTP/2 connection begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const FRAME_HEAD: usize = 9;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+
+const END_STREAM: u8 = 1;
+
+/// "Every stream so far, and those that cross with this": a warning, after which the last word follows.
+pub(crate) const ANY_STREAM: u32 = u32::MAX >> 1;
+
+/// Which protocol the client speaks, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    /// So many bytes came, and all of them could begin the preface.
+    Unknown(u8),
+    Http1,
+    Http2,
+}
+
+impl Spoken {
+    /// Hears `bytes`, and returns those that come after the preface.
+    pub(crate) fn hear<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let Self::Unknown(heard) = *self else {
+            return bytes;
+        };
+        let expected = &PREFACE[usize::from(heard)..];
+        let known = expected.len().min(bytes.len());
+        if bytes[..known] != expected[..known] {
+            *self = Self::Http1;
+            return bytes;
+        }
+        // The preface has 24 bytes.
+        #[expect(clippy::cast_possible_truncation, reason = "at most 24")]
+        let heard = heard + known as u8;
+        *self = if usize::from(heard) == PREFACE.len() {
+            Self::Http2
+        } else {
+            Self::Unknown(heard)
+        };
+        &bytes[known..]
+    }
+}
+
+/// The streams of a connection, by what goes over the wire.
+///
+/// A response is over for its handler when HTTP/2 has taken the last frame of its body; that frame may
+/// still wait for the client's window. Here a stream is open until the end of the response was written.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    heard: Frames,
+    said: Frames,
+    // Bounded by what the HTTP stack lets the client open: it resets the others.
+    open: BTreeSet<u32>,
+    last: u32,
+}
+
+impl Streams {
+    /// The client said `bytes`.
+    pub(crate) fn hear(&mut self, bytes: &[u8]) {
+        let Self {
+            heard, open, last, ..
+        } = self;
+        heard.follow(bytes, |frame| match frame.kind {
+            // Not the trailers of a stream that is open.
+            HEADERS if frame.stream > *last => {
+                *last = frame.stream;
+                open.insert(frame.stream);
+            }
+            RST_STREAM => {
+                open.remove(&frame.stream);
+            }
+            _ => {}
+        });
+    }
+
+    /// The server said `bytes`.
+    pub(crate) fn say(&mut self, bytes: &[u8]) {
+        let Self { said, open, .. } = self;
+        said.follow(bytes, |frame| {
+            let ends = match frame.kind {
+                DATA | HEADERS => frame.flags & END_STREAM != 0,
+                kind => kind == RST_STREAM,
+            };
+            if ends {
+                open.remove(&frame.stream);
+            }
+        });
+    }
+
+    /// Whether the server's next byte begins a frame.
+    pub(crate) fn between(&self) -> bool {
+        self.said.between()
+    }
+
+    /// Whether every stream has ended.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// The highest stream that the client has opened.
+    pub(crate) fn last(&self) -> u32 {
+        self.last
+    }
+}
+
+/// The frames of one direction.
+#[derive(Debug, Default)]
+struct Frames {
+    head: [u8; FRAME_HEAD],
+    /// How much of the head is there.
+    heard: usize,
+    /// How much of the payload is still to come.
+    payload: usize,
+}
+
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+impl Frames {
+    /// Calls `found` for each frame that begins in `bytes`, however they are cut.
+    fn follow(&mut self, mut bytes: &[u8], mut found: impl FnMut(Frame)) {
+        while !bytes.is_empty() {
+            let skipped = self.payload.min(bytes.len());
+            self.payload -= skipped;
+            bytes = &bytes[skipped..];
+
+            let taken = (FRAME_HEAD - self.heard).min(bytes.len());
+            self.head[self.heard..][..taken].copy_from_slice(&bytes[..taken]);
+            self.heard += taken;
+            bytes = &bytes[taken..];
+            if self.heard == FRAME_HEAD {
+                self.heard = 0;
+                let [a, b, c, kind, flags, stream @ ..] = self.head;
+                self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
+                found(Frame {
+                    kind,
+                    flags,
+                    stream: u32::from_be_bytes(stream) & ANY_STREAM,
+                });
+            }
+        }
+    }
+
+    /// Whether the next byte begins a frame.
+    fn between(&self) -> bool {
+        self.heard == 0 && self.payload == 0
+    }
+}
+
+/// A GOAWAY frame without an error (RFC 9113, section 6.8).
+pub(crate) fn goaway(last_stream: u32) -> [u8; 17] {
+    let mut frame = [0; 17];
+    frame[2] = 8; // the length of the payload
+    frame[3] = GOAWAY;
+    frame[9..13].copy_from_slice(&last_stream.to_be_bytes());
+    frame
+}
+
+#[cfg(all(test, not(tower_loom)))]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: usize) -> Vec<u8> {
+        let length = u32::try_from(payload).unwrap().to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags];
+        frame.extend(stream.to_be_bytes());
+        frame.extend(vec![END_STREAM; payload]); // looks like a head where it is none
+        frame
+    }
+
+    #[test]
+    fn the_preface_tells_the_protocol_however_it_is_cut() {
+        for cut in 0..PREFACE.len() {
+            let mut spoken = Spoken::Unknown(0);
+            assert!(spoken.hear(&PREFACE[..cut]).is_empty());
+            assert_eq!(spoken, Spoken::Unknown(u8::try_from(cut).unwrap()));
+            let rest = [&PREFACE[cut..], b"frames"].concat();
+            assert_eq!(spoken.hear(&rest), b"frames");
+            assert_eq!(spoken, Spoken::Http2);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_http1() {
+        for request in ["GET / HTTP/1.1", "PRI * HTTP/1.1", "\r\n", "POST", "PUT"] {
+            let mut spoken = Spoken::Unknown(0);
+            for byte in request.as_bytes() {
+                spoken.hear(&[*byte]);
+            }
+            assert_eq!(spoken, Spoken::Http1, "{request}");
+        }
+    }
+
+    #[test]
+    fn frames_are_found_however_they_are_cut() {
+        let bytes = [
+            frame(4, 0, 0, 18),
+            frame(HEADERS, 0, 1, 30),
+            frame(DATA, 0, 1, 3_000),
+            frame(HEADERS, 0, 5, 0),
+            frame(HEADERS, 0, 1, 1), // trailers
+            frame(8, 0, 7, 4),
+        ]
+        .concat();
+        for step in 1..40 {
+            let mut streams = Streams::default();
+            for piece in bytes.chunks(step) {
+                streams.hear(piece);
+            }
+            assert!(streams.heard.between());
+            assert_eq!(streams.last(), 5);
+            assert_eq!(streams.open, [1, 5].into());
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_frame_is_known_to_the_byte() {
+        let bytes = [frame(4, 0, 0, 18), frame(DATA, 0, 1, 5)].concat();
+        let mut streams = Streams::default();
+        for (n, byte) in bytes.iter().enumerate() {
+            assert_eq!(streams.between(), [0, 27].contains(&n), "{n}");
+            streams.say(&[*byte]);
+        }
+        assert!(streams.between());
+    }
+
+    #[test]
+    fn a_stream_ends_with_its_response_or_a_reset_of_either_side() {
+        let mut streams = Streams::default();
+        for stream in [1, 3, 5, 7] {
+            streams.hear(&frame(HEADERS, END_STREAM, stream, 9));
+        }
+        streams.say(&frame(HEADERS, 4, 1, 9));
+        streams.say(&frame(DATA, 0, 1, 9));
+        assert_eq!(streams.open, [1, 3, 5, 7].into());
+        streams.say(&frame(DATA, END_STREAM, 1, 9));
+        streams.say(&frame(HEADERS, END_STREAM | 4, 3, 9));
+        streams.say(&frame(RST_STREAM, 0, 5, 4));
+        assert!(!streams.is_empty());
+        streams.hear(&frame(RST_STREAM, 0, 7, 4));
+        assert!(streams.is_empty());
+        streams.hear(&frame(RST_STREAM, 0, 7, 4)); // once more does no harm
+        assert_eq!(streams.last(), 7);
+    }
+
+    #[test]
+    fn any_bytes_are_heard_without_a_panic_and_the_same_however_they_are_cut() {
+        // A seeded stream of noise: what a peer sends need not be HTTP/2.
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        for _ in 0..200 {
+            let noise: Vec<u8> = (0..500)
+                .map(|_| {
+                    seed ^= seed << 13;
+                    seed ^= seed >> 7;
+                    seed ^= seed << 17;
+                    seed.to_le_bytes()[0] & 0x0F
+                })
+                .collect();
+            let (mut whole, mut cut) = (Streams::default(), Streams::default());
+            whole.hear(&noise);
+            whole.say(&noise);
+            for byte in &noise {
+                cut.hear(&[*byte]);
+            }
+            for byte in &noise {
+                cut.say(&[*byte]);
+            }
+            assert_eq!(whole.between(), cut.between());
+            assert_eq!(whole.last(), cut.last());
+            assert_eq!(whole.open, cut.open);
+        }
+    }
+
+    #[test]
+    fn a_goaway_is_one_frame() {
+        let mut streams = Streams::default();
+        streams.say(&goaway(ANY_STREAM));
+        assert!(streams.between());
+    }
+}

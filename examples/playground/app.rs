@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    fmt::Write,
     pin::Pin,
     sync::{
         Arc,
@@ -139,18 +140,23 @@ async fn metrics(State(server): State<Server>) -> Response {
         requests,
         ..
     } = &server;
-    let text = format!(
-        "# TYPE connections_open gauge\nconnections_open {}\n\
-         # TYPE connections_rejecting gauge\nconnections_rejecting {}\n\
-         # TYPE connections_rejected_total counter\nconnections_rejected_total {}\n\
-         # TYPE acceptors_waiting gauge\nacceptors_waiting {}\n\
-         # TYPE requests_in_flight gauge\nrequests_in_flight {}\n",
-        connections.open(),
-        connections.rejecting(),
-        connections.rejected(),
-        connections.waiting(),
-        requests.get(),
-    );
+    let gauges = [
+        ("connections_open", connections.open()),
+        ("connections_in_reserve", connections.in_reserve()),
+        ("acceptors_waiting", connections.waiting()),
+        ("requests_in_flight", requests.get()),
+    ];
+    let counters = [
+        ("connections_rejected_total", connections.rejected()),
+        ("connections_evicted_total", connections.evicted()),
+    ];
+    let mut text = String::new();
+    for (name, value) in gauges {
+        writeln!(text, "# TYPE {name} gauge\n{name} {value}").expect("a string takes it");
+    }
+    for (name, value) in counters {
+        writeln!(text, "# TYPE {name} counter\n{name} {value}").expect("a string takes it");
+    }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

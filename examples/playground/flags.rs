@@ -30,6 +30,10 @@ pub(crate) struct Flags {
     #[arg(long, value_enum, default_value_t = AtCapacity::Reject)]
     pub(crate) at_capacity: AtCapacity,
 
+    /// How many of them one client may have (an IPv4 address, an IPv6 /64); 0 is no limit.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) max_connections_per_ip: usize,
+
     #[command(flatten)]
     unbuilt: Unbuilt,
 }
@@ -49,9 +53,9 @@ pub(crate) enum AtCapacity {
     Reject,
     /// It waits in the kernel's backlog.
     Wait,
-    /// A reset (not built yet).
+    /// A reset.
     Close,
-    /// The longest idle connection is closed for it (not built yet).
+    /// The connection that is idle the longest is closed for it; if all are at work, a 503.
     MakeRoom,
 }
 
@@ -59,8 +63,6 @@ pub(crate) enum AtCapacity {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Not built yet (accepted only as 0)")]
 struct Unbuilt {
-    #[arg(long, value_name = "N")]
-    max_connections_per_ip: Option<usize>,
     /// A number, or `adaptive`.
     #[arg(long, value_name = "N|adaptive")]
     max_in_flight: Option<String>,
@@ -104,15 +106,6 @@ impl Flags {
         let time = |given: Option<Duration>| given.is_some_and(|given| !given.is_zero());
         let count = |given: Option<u64>| given.is_some_and(|given| given != 0);
         [
-            ("--at-capacity close", self.at_capacity == AtCapacity::Close),
-            (
-                "--at-capacity make-room",
-                self.at_capacity == AtCapacity::MakeRoom,
-            ),
-            (
-                "--max-connections-per-ip",
-                unbuilt.max_connections_per_ip.is_some_and(|n| n != 0),
-            ),
             (
                 "--max-in-flight",
                 unbuilt.max_in_flight.as_deref().is_some_and(|n| n != "0"),

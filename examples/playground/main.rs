@@ -23,7 +23,7 @@ use tower::{Service, ServiceBuilder, limit::ConcurrencyLimitLayer, timeout::Time
 use tower_connection::{Connection, ConnectionService, Socket};
 use tower_connection_axum::{Accepting, FromAcceptor, accept};
 use tower_connection_hyper::serve;
-use tower_connection_limit::{AtCapacity, ConnectionLimitLayer, LimitedService};
+use tower_connection_limit::{AtCapacity, ConnectionLimitLayer};
 use tower_connection_rustls::TlsLayer;
 use tracing_subscriber::EnvFilter;
 
@@ -42,11 +42,13 @@ async fn main() -> Result<ExitCode, BoxError> {
         .with_writer(io::stderr)
         .init();
 
-    let limit =
-        ConnectionLimitLayer::new(flags.max_connections).at_capacity(match flags.at_capacity {
-            flags::AtCapacity::Wait => AtCapacity::Wait,
-            _ => AtCapacity::Reject,
-        });
+    let limit = ConnectionLimitLayer::new(flags.max_connections)
+        .max_per_client(flags.max_connections_per_ip)
+        .at_capacity(policies(flags.at_capacity));
+    let affordable = ConnectionLimitLayer::default().limit().max();
+    if !(1..=affordable).contains(&flags.max_connections) {
+        tracing::warn!(affordable, "more connections than this process should have");
+    }
     let (drain, draining) = watch::channel(false);
     let app = app::router(Server {
         connections: limit.limit(),
@@ -78,6 +80,17 @@ async fn main() -> Result<ExitCode, BoxError> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn policies(flag: flags::AtCapacity) -> &'static [AtCapacity] {
+    match flag {
+        flags::AtCapacity::Reject => &[AtCapacity::Reject, AtCapacity::Wait],
+        flags::AtCapacity::Wait => &[AtCapacity::Wait],
+        flags::AtCapacity::Close => &[AtCapacity::Close, AtCapacity::Wait],
+        flags::AtCapacity::MakeRoom => {
+            &[AtCapacity::MakeRoom, AtCapacity::Reject, AtCapacity::Wait]
+        }
+    }
+}
+
 /// Serves on one of the five stacks until the drain has ended.
 async fn run<A, I>(
     stack: Stack,
@@ -86,7 +99,7 @@ async fn run<A, I>(
     mut draining: watch::Receiver<bool>,
 ) -> io::Result<()>
 where
-    A: Service<TcpStream, Response = Connection<I, LimitedService<ConnectionService<Router>>>>,
+    A: Service<TcpStream, Response = Connection<I, ConnectionService<Router>>>,
     A: Send + 'static,
     A::Error: Into<BoxError>,
     A::Future: Send + 'static,

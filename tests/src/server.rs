@@ -21,7 +21,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tower::{ServiceBuilder, timeout::TimeoutLayer};
-use tower_connection::{ConnectionHandle, Guarded};
+use tower_connection::{AcceptGate, ConnectionHandle, Guarded};
 use tower_connection_axum::accept;
 use tower_connection_limit::{ConnectionLimitLayer, Limit};
 use tower_connection_rustls::TlsLayer;
@@ -40,6 +40,7 @@ pub struct Server {
     stack: Stack,
     pipes: mpsc::UnboundedSender<DuplexStream>,
     limit: Limit,
+    gate: AcceptGate,
     handlers: Handlers,
     tls: Option<Tls>,
     shutdown: Option<oneshot::Sender<()>>,
@@ -77,16 +78,21 @@ impl Server {
             _ => router(handlers.clone()),
         };
         let counts = limit.limit();
+        let gate = AcceptGate::default();
         let tls = stack.is_tls().then(|| Tls::new(stack.protocol()));
         let running = if let Some(tls) = &tls {
             let acceptor = ServiceBuilder::new()
+                .layer(gate.clone())
                 .layer(limit)
                 .layer(TimeoutLayer::new(Duration::from_secs(10)))
                 .layer(TlsLayer::new(tls.server.clone()))
                 .service(accept(app));
             tokio::spawn(stack.serve(pipes, acceptor, told))
         } else {
-            let acceptor = ServiceBuilder::new().layer(limit).service(accept(app));
+            let acceptor = ServiceBuilder::new()
+                .layer(gate.clone())
+                .layer(limit)
+                .service(accept(app));
             tokio::spawn(stack.serve(pipes, acceptor, told))
         };
         tokio::task::yield_now().await;
@@ -94,6 +100,7 @@ impl Server {
             stack,
             pipes: sender,
             limit: counts,
+            gate,
             handlers,
             tls,
             shutdown: Some(shutdown),
@@ -104,6 +111,11 @@ impl Server {
     /// The limit that it runs behind.
     pub fn limit(&self) -> &Limit {
         &self.limit
+    }
+
+    /// The gate in front of it.
+    pub fn gate(&self) -> &AcceptGate {
+        &self.gate
     }
 
     /// How many handlers run or response bodies stream, on all connections.
@@ -213,6 +225,7 @@ fn router(handlers: Handlers) -> Router {
         .route("/ignore", post(|| async { "ignored" }))
         .route("/panic", get(panic))
         .route("/close", get(close))
+        .route("/close/{n}", get(close_after))
         .route("/abort", get(abort))
         .route("/connection", get(connection))
         .route("/ws", any(ws))
@@ -241,6 +254,15 @@ async fn panic() {
 async fn close(Extension(connection): Extension<ConnectionHandle>) -> &'static str {
     connection.close();
     "closing"
+}
+
+/// So many bytes, on a connection that closes meanwhile.
+async fn close_after(
+    Extension(connection): Extension<ConnectionHandle>,
+    Path(n): Path<usize>,
+) -> Vec<u8> {
+    connection.close();
+    vec![b'.'; n]
 }
 
 async fn abort(Extension(connection): Extension<ConnectionHandle>) {

@@ -8,7 +8,6 @@ use tower::Service;
 use tower_connection::{Connection, ConnectionService, Socket};
 use tower_connection_axum::{Accepting, FromAcceptor};
 use tower_connection_hyper::serve;
-use tower_connection_limit::LimitedService;
 
 use crate::server::Pipes;
 
@@ -70,11 +69,6 @@ impl Stack {
         )
     }
 
-    /// Whether something can reach the connection's own graceful shutdown. `axum::serve` 0.8 hides it.
-    pub fn can_send_goaway(self) -> bool {
-        !matches!(self, Self::AxumHttp2 | Self::AxumHttp2Tls)
-    }
-
     /// Serves until `shutdown` ends and the last connection has.
     pub(crate) async fn serve<A, I>(
         self,
@@ -83,10 +77,7 @@ impl Stack {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()>
     where
-        A: Service<
-                DuplexStream,
-                Response = Connection<I, LimitedService<ConnectionService<Router>>>,
-            >,
+        A: Service<DuplexStream, Response = Connection<I, ConnectionService<Router>>>,
         A: Send + 'static,
         A::Error: Into<BoxError>,
         A::Future: Send + 'static,

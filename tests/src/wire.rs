@@ -94,6 +94,22 @@ impl Wire {
         Self { sender, ending }
     }
 
+    /// Another hand on the same connection, for a second stream of HTTP/2.
+    ///
+    /// # Panics
+    ///
+    /// On HTTP/1, which has one request at a time.
+    #[must_use]
+    pub fn second_hand(&self) -> Self {
+        let Sender::Http2(sender) = &self.sender else {
+            panic!("HTTP/1 has no streams");
+        };
+        Self {
+            sender: Sender::Http2(sender.clone()),
+            ending: self.ending.clone(),
+        }
+    }
+
     /// Sends a request; `Err` if the connection ended before the whole response was there.
     pub async fn send(&mut self, request: Request<Bytes>) -> Result<Answer, hyper::Error> {
         let response = self.begin(request).await?;
@@ -133,19 +149,14 @@ impl Wire {
         self.send(request("POST", path, body)).await
     }
 
+    /// Asks for a WebSocket, and is answered otherwise.
+    pub async fn get_upgrade(&mut self, path: &str) -> Result<Answer, hyper::Error> {
+        self.send(upgrade(path)).await
+    }
+
     /// Upgrades an HTTP/1 connection to a WebSocket.
     pub async fn web_socket(mut self) -> Upgraded {
-        let mut request = request("GET", "/ws", Bytes::new());
-        for (name, value) in [
-            ("connection", "upgrade"),
-            ("upgrade", "websocket"),
-            ("sec-websocket-version", "13"),
-            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
-        ] {
-            let value = value.parse().expect("a header");
-            request.headers_mut().insert(name, value);
-        }
-        let response = self.begin(request).await.expect("an answer");
+        let response = self.begin(upgrade("/ws")).await.expect("an answer");
         assert_eq!(response.status(), 101);
         hyper::upgrade::on(response).await.expect("an upgrade")
     }
@@ -173,6 +184,20 @@ pub(crate) fn request(method: &str, path: &str, body: Bytes) -> Request<Bytes> {
         .header("host", "localhost")
         .body(body)
         .expect("a request")
+}
+
+fn upgrade(path: &str) -> Request<Bytes> {
+    let mut request = request("GET", path, Bytes::new());
+    for (name, value) in [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ] {
+        let value = value.parse().expect("a header");
+        request.headers_mut().insert(name, value);
+    }
+    request
 }
 
 /// The client's end of a socket. It sees every byte of the server, whatever the client makes of it.

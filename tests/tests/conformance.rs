@@ -43,6 +43,8 @@ on_every_stack! {
     connection::a_known_length_is_told
     connection::the_handle_counts_requests
     connection::close_ends_the_connection_after_the_answer
+    connection::close_is_announced_and_lets_open_streams_finish
+    connection::close_loses_nothing_of_a_large_response
     connection::abort_ends_the_connection_under_its_handler
     connection::a_client_that_leaves_takes_its_handler_along
     connection::a_client_that_leaves_takes_its_body_along
@@ -50,6 +52,7 @@ on_every_stack! {
     connection::a_slow_handshake_keeps_nobody_waiting
     connection::a_shutdown_finishes_what_is_in_flight
     connection::a_shutdown_does_not_wait_for_idle_clients
+    connection::a_shut_gate_pauses_accepting_and_nothing_else
     limit::never_more_than_the_limit_are_open
     limit::waiting_ends_when_a_connection_ends
     limit::a_waiting_server_shuts_down
@@ -66,4 +69,21 @@ on_every_stack! {
     limit::a_panic_gives_the_permit_back
     limit::the_limit_can_be_changed
     limit::zero_is_no_limit
+    limit::the_longest_silent_client_makes_room
+    limit::the_longest_idle_client_makes_room_and_is_told
+    limit::half_a_request_makes_room
+    limit::who_is_at_work_never_makes_room
+    limit::a_streaming_body_never_makes_room
+    limit::a_web_socket_never_makes_room
+    limit::who_was_at_work_a_moment_ago_makes_room_a_moment_later
+    limit::who_stays_at_work_is_waited_for_no_longer_than_that
+    limit::a_crowd_finds_room_one_by_one
+    limit::without_a_rejection_a_newcomer_waits_until_somebody_is_idle
+    limit::closing_is_an_end_without_a_word
+    limit::accepting_begins_again_at_the_low_watermark
+    limit::a_reconnecting_client_is_not_rejected_without_a_pause
+    limit::a_client_has_its_own_limit
+    limit::a_client_makes_room_for_itself
+    limit::upgraded_connections_have_their_own_limit
+    limit::every_ugly_end_gives_its_permit_back
 }

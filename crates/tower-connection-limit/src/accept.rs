@@ -1,17 +1,18 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use tower_connection::{Connection, Hooked, Rejection, Socket};
+use tower_connection::{Connection, Deadline, Hooked, Socket};
 use tower_service::Service;
 
 use crate::{
-    AtCapacity, LimitedIo, LimitedService,
-    io::{Answered, Place},
-    permit::{AcceptorId, Admission, Counts},
-    service::Rejecting,
+    LimitedIo,
+    io::Place,
+    ledger::{AcceptorId, Ledger, Reservation, Ticket},
+    settings::Settings,
 };
 
 /// An acceptor that makes at most so many connections at once; see
@@ -19,27 +20,34 @@ use crate::{
 #[derive(Debug)]
 pub struct ConnectionLimit<A> {
     inner: A,
-    counts: Counts,
-    at_capacity: AtCapacity,
-    rejection: Rejection,
+    ledger: Ledger,
+    settings: Arc<Settings>,
     id: AcceptorId,
-    reserved: Option<Admission>,
+    reserved: Option<Reservation>,
+    /// When to ask for a reservation again, whether woken or not.
+    again: Deadline,
 }
 
 impl<A> ConnectionLimit<A> {
-    pub(crate) fn new(
-        inner: A,
-        counts: Counts,
-        at_capacity: AtCapacity,
-        rejection: Rejection,
-    ) -> Self {
+    pub(crate) fn new(inner: A, ledger: Ledger, settings: Arc<Settings>) -> Self {
         Self {
             inner,
-            id: counts.acceptor(),
-            counts,
-            at_capacity,
-            rejection,
+            id: ledger.acceptor(),
+            ledger,
+            settings,
             reserved: None,
+            again: Deadline::default(),
+        }
+    }
+
+    fn poll_reserve(&mut self, cx: &mut Context<'_>) -> Poll<Reservation> {
+        loop {
+            match self.ledger.reserve(self.id, &self.settings, cx.waker()) {
+                Ok(reservation) => return Poll::Ready(reservation),
+                Err(None) => return Poll::Pending,
+                Err(Some(at)) => self.again.set(at),
+            }
+            ready!(self.again.poll(cx));
         }
     }
 }
@@ -50,16 +58,18 @@ impl<A: Clone> Clone for ConnectionLimit<A> {
     fn clone(&self) -> Self {
         Self::new(
             self.inner.clone(),
-            self.counts.clone(),
-            self.at_capacity,
-            self.rejection.clone(),
+            self.ledger.clone(),
+            self.settings.clone(),
         )
     }
 }
 
 impl<A> Drop for ConnectionLimit<A> {
     fn drop(&mut self) {
-        self.counts.leave(self.id);
+        self.ledger.forget(self.id);
+        if let Some(reserved) = self.reserved.take() {
+            self.ledger.give_back(reserved);
+        }
     }
 }
 
@@ -68,16 +78,13 @@ where
     A: Service<LimitedIo<Io>, Response = Connection<I, S>>,
     Io: Socket,
 {
-    type Response = Connection<I, LimitedService<S>>;
+    type Response = Connection<I, S>;
     type Error = A::Error;
     type Future = ConnectionLimitFuture<A::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
         if self.reserved.is_none() {
-            self.reserved = self.counts.reserve(self.id, self.at_capacity, cx.waker());
-        }
-        if self.reserved.is_none() {
-            return Poll::Pending;
+            self.reserved = Some(ready!(self.poll_reserve(cx)));
         }
         self.inner.poll_ready(cx)
     }
@@ -87,17 +94,14 @@ where
             .reserved
             .take()
             .expect("poll_ready must be called first");
-        let admission = self.counts.admit(reserved);
-        let rejecting = match admission {
-            Admission::Serve(_) => None,
-            Admission::Reject(_) => Some((self.rejection.clone(), Answered::default())),
-        };
-        let answered = rejecting.as_ref().map(|(_, answered)| answered.clone());
-        // Around the socket, not around the connection: so it covers the TLS handshake as well.
-        let io = Hooked::new(io, Place::new(admission, answered));
+        let client = (self.settings.client)(&io.peer());
+        let (entry, verdict) = self.ledger.admit(reserved, &self.settings, client);
         ConnectionLimitFuture {
-            inner: self.inner.call(io),
-            rejecting,
+            ticket: entry.ticket(),
+            // Around the socket, not around the connection: so it covers the TLS handshake as well.
+            inner: self
+                .inner
+                .call(Hooked::new(io, Place::new(entry, &verdict))),
         }
     }
 }
@@ -109,7 +113,7 @@ pin_project_lite::pin_project! {
     pub struct ConnectionLimitFuture<F> {
         #[pin]
         inner: F,
-        rejecting: Option<(Rejection, Answered)>,
+        ticket: Ticket,
     }
 }
 
@@ -117,18 +121,12 @@ impl<F, I, S, E> Future for ConnectionLimitFuture<F>
 where
     F: Future<Output = Result<Connection<I, S>, E>>,
 {
-    type Output = Result<Connection<I, LimitedService<S>>, E>;
+    type Output = Result<Connection<I, S>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let me = self.project();
         let connection = ready!(me.inner.poll(cx))?;
-        let rejecting = me.rejecting.take().map(|(rejection, answered)| Rejecting {
-            handle: connection.handle().clone(),
-            rejection,
-            answered,
-        });
-        Poll::Ready(Ok(
-            connection.map_service(|service| LimitedService::new(service, rejecting))
-        ))
+        me.ticket.adopt(connection.handle());
+        Poll::Ready(Ok(connection))
     }
 }

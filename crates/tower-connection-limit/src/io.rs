@@ -2,33 +2,23 @@ use std::{
     io,
     mem::MaybeUninit,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
+use http::Version;
 use tokio::{io::ReadBuf, time::Instant};
-use tower_connection::{Deadline, Hook, Hooked, Socket, poll_write_slices};
+use tower_connection::{ConnectionHandle, Deadline, Hook, Hooked, Socket, poll_write_slices};
 
-use crate::permit::{Admission, Permit, Refusal};
+use crate::{
+    ledger::{Entry, Verdict},
+    seat::{Phase, Seat},
+    settings::Settings,
+};
 
-/// The longest a rejection may take, from `accept(2)` to `close(2)`, TLS handshake included.
-pub(crate) const REJECTION_TIME: Duration = Duration::from_secs(5);
-
-/// What is left of that once the answer was made: enough for a distant client to read it.
-const LINGER_TIME: Duration = Duration::from_secs(1);
-
-/// The most that is read from a rejected client. A `close(2)` with bytes unread resets the connection,
-/// and the reset can overtake the answer; so they are read, and dropped, but not for ever.
-const REJECTION_BYTES: usize = 16 * 1024 * 1024;
-
-/// The socket of a connection that holds its place in a [`ConnectionLimit`](crate::ConnectionLimit),
-/// or is being rejected.
+/// The socket of a connection that counts in a [`ConnectionLimit`](crate::ConnectionLimit).
 ///
-/// The place is free when the socket is closed, and not before: not when a handler ends, not when an
+/// Its place is free when the socket is closed, and not before: not when a handler ends, not when an
 /// upgrade leaves HTTP.
 ///
 /// ```
@@ -43,55 +33,54 @@ pub type LimitedIo<Io> = Hooked<Io, Place>;
 
 /// The hook of a [`LimitedIo`].
 #[derive(Debug)]
-pub struct Place(Kind);
-
-#[derive(Debug)]
-enum Kind {
-    Served { _permit: Permit },
-    Rejected(Box<Rejected>),
-}
-
-#[derive(Debug)]
-struct Rejected {
-    _refusal: Refusal,
-    answered: Answered,
-    deadline: Deadline,
-    lingering: bool,
-    read: usize,
-    shut: bool,
-}
-
-/// Whether the rejected client was answered: told by the service half, heeded by the socket half.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Answered(Arc<AtomicBool>);
-
-impl Answered {
-    // Relaxed: it only shortens a deadline, and nothing else is read on its account.
-    pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
+pub struct Place {
+    entry: Entry,
+    /// A newcomer that waits asks again then.
+    again: Deadline,
+    turned: Option<Box<Turned>>,
 }
 
 impl Place {
-    pub(crate) fn new(admission: Admission, answered: Option<Answered>) -> Self {
-        Self(match admission {
-            Admission::Serve(permit) => Kind::Served { _permit: permit },
-            Admission::Reject(refusal) => {
-                let mut deadline = Deadline::default();
-                deadline.set(Instant::now() + REJECTION_TIME);
-                Kind::Rejected(Box::new(Rejected {
-                    _refusal: refusal,
-                    answered: answered.unwrap_or_default(),
-                    deadline,
-                    lingering: false,
-                    read: 0,
-                    shut: false,
-                }))
-            }
+    pub(crate) fn new(entry: Entry, verdict: &Verdict) -> Self {
+        let mut again = Deadline::default();
+        if let Verdict::Wait(at) = verdict {
+            again.set(*at);
+        }
+        Self {
+            entry,
+            again,
+            turned: None,
+        }
+    }
+
+    /// Waits while the ledger may still decide either way.
+    fn poll_decided(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
+        let seat = self.entry.seat();
+        seat.register(cx.waker());
+        let phase = seat.phase();
+        if phase != Phase::Waiting {
+            return Poll::Ready(phase);
+        }
+        ready!(self.again.poll(cx));
+        if let Verdict::Wait(at) = self.entry.ask_again() {
+            self.again.set(at);
+            // Not in a loop: others want the lock.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(self.entry.seat().phase())
+    }
+
+    fn phase(&self) -> Phase {
+        self.entry.seat().phase()
+    }
+
+    fn turned(&mut self, phase: Phase) -> &mut Turned {
+        self.turned.get_or_insert_with(|| {
+            Box::new(match phase {
+                Phase::Evicted => Turned::evicted(&self.entry),
+                _ => Turned::rejected(&self.entry),
+            })
         })
     }
 }
@@ -103,9 +92,26 @@ impl<Io: Socket> Hook<Io> for Place {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.0 {
-            Kind::Served { .. } => Pin::new(io).poll_read(cx, buf),
-            Kind::Rejected(rejected) => rejected.poll_read(io, cx, buf),
+        let mut phase = self.phase();
+        if phase == Phase::Waiting {
+            phase = ready!(self.poll_decided(cx));
+        }
+        if phase == Phase::Making {
+            if let Poll::Ready(read) = Pin::new(&mut *io).poll_read(cx, buf) {
+                return Poll::Ready(read);
+            }
+            self.entry.seat().register(cx.waker());
+            phase = self.phase();
+            if matches!(phase, Phase::Making | Phase::Served) {
+                return Poll::Pending;
+            }
+        }
+        match phase {
+            Phase::Served => Pin::new(io).poll_read(cx, buf),
+            Phase::Reset => Poll::Ready(Err(reset(io))),
+            // Nobody but this half can end a handshake.
+            Phase::Evicted if self.entry.seat().handle().is_none() => Poll::Ready(Ok(())),
+            phase => self.turned(phase).poll_read(io, cx, buf),
         }
     }
 
@@ -115,32 +121,95 @@ impl<Io: Socket> Hook<Io> for Place {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = poll_write_slices(io, cx, bufs);
-        match &mut self.0 {
-            Kind::Rejected(rejected) if written.is_pending() => rejected.poll_give_up(cx).map(Err),
-            _ => written,
+        if self.phase() == Phase::Reset {
+            return Poll::Ready(Err(reset(io)));
         }
+        let written = poll_write_slices(io, cx, bufs);
+        if written.is_pending() {
+            return self.poll_give_up(cx).map(Err);
+        }
+        written
     }
 
     fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(io).poll_flush(cx);
-        match &mut self.0 {
-            Kind::Rejected(rejected) if flushed.is_pending() => rejected.poll_give_up(cx).map(Err),
-            _ => flushed,
+        if self.phase() == Phase::Reset {
+            return Poll::Ready(Err(reset(io)));
         }
+        let flushed = Pin::new(io).poll_flush(cx);
+        if flushed.is_pending() {
+            return self.poll_give_up(cx).map(Err);
+        }
+        flushed
     }
 
     fn poll_shutdown(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
-            Kind::Served { .. } => Pin::new(io).poll_shutdown(cx),
-            Kind::Rejected(rejected) => rejected.poll_shutdown(io, cx),
+        match self.phase() {
+            Phase::Reset => Poll::Ready(Err(reset(io))),
+            phase @ (Phase::Rejected | Phase::Evicted) => self.turned(phase).poll_shutdown(io, cx),
+            Phase::Served | Phase::Making | Phase::Waiting => Pin::new(io).poll_shutdown(cx),
         }
     }
 }
 
-// === impl Rejected ===
+impl Place {
+    /// Ready once a client that was turned away has had its time.
+    fn poll_give_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match self.phase() {
+            phase @ (Phase::Rejected | Phase::Evicted) => {
+                let spent = self.turned(phase).poll_spent(cx);
+                spent.map(|()| io::ErrorKind::TimedOut.into())
+            }
+            _ => Poll::Pending,
+        }
+    }
+}
 
-impl Rejected {
+fn reset(io: &impl Socket) -> io::Error {
+    // A socket without a reset is closed by the error just the same.
+    let _ = io.reset_on_close();
+    io::ErrorKind::ConnectionReset.into()
+}
+
+// === impl Turned ===
+
+/// The end of a connection that was turned away, or that has left its place to another: bounded in time and
+/// in bytes.
+#[derive(Debug)]
+struct Turned {
+    seat: Arc<Seat>,
+    settings: Arc<Settings>,
+    deadline: Deadline,
+    /// How many requests there were before.
+    requests: u64,
+    lingering: bool,
+    read: usize,
+    shut: bool,
+}
+
+impl Turned {
+    fn rejected(entry: &Entry) -> Self {
+        Self::until(entry, Instant::now() + entry.settings().rejection_timeout)
+    }
+
+    fn evicted(entry: &Entry) -> Self {
+        Self::until(entry, Instant::now() + entry.settings().linger)
+    }
+
+    fn until(entry: &Entry, at: Instant) -> Self {
+        let mut deadline = Deadline::default();
+        deadline.set(at);
+        let seat = entry.seat().clone();
+        Self {
+            deadline,
+            requests: seat.handle().map_or(0, ConnectionHandle::requests),
+            seat,
+            settings: entry.settings().clone(),
+            lingering: false,
+            read: 0,
+            shut: false,
+        }
+    }
+
     /// Reads the request that will be rejected. When the time or the bytes are spent it ends.
     fn poll_read<Io: Socket>(
         &mut self,
@@ -157,7 +226,8 @@ impl Rejected {
         Poll::Ready(Ok(()))
     }
 
-    /// Half-closes, then reads until the client closes, so that it can read the answer first.
+    /// Half-closes, then reads for as long as what the client still sends could reset the connection before
+    /// the answer is read.
     fn poll_shutdown<Io: Socket>(
         &mut self,
         io: &mut Io,
@@ -166,33 +236,49 @@ impl Rejected {
         if !self.shut {
             match Pin::new(&mut *io).poll_shutdown(cx) {
                 Poll::Ready(shut) => shut?,
-                Poll::Pending => return self.poll_give_up(cx).map(Err),
+                Poll::Pending => {
+                    ready!(self.poll_spent(cx));
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
             }
             self.shut = true;
         }
-        self.answered.set();
+        if !self.has_answered() {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             let mut scratch = [MaybeUninit::uninit(); 4096];
             let mut buf = ReadBuf::uninit(&mut scratch);
-            ready!(self.poll_read(io, cx, &mut buf))?;
-            if buf.filled().is_empty() {
-                return Poll::Ready(Ok(()));
+            match self.poll_read(io, cx, &mut buf)? {
+                Poll::Ready(()) if buf.filled().is_empty() => return Poll::Ready(Ok(())),
+                Poll::Ready(()) => {}
+                // A request without a body is read to its end, and the client has nothing to send.
+                Poll::Pending if !self.may_still_send() => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
 
-    fn poll_give_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        self.poll_spent(cx).map(|()| io::ErrorKind::TimedOut.into())
+    fn has_answered(&self) -> bool {
+        let handle = self.seat.handle();
+        handle.is_some_and(|handle| handle.requests() > self.requests)
     }
 
-    /// Ready when the client has had all the time and all the bytes that a rejection gets.
+    /// An HTTP/2 client always does: window updates, the acknowledgement of settings.
+    fn may_still_send(&self) -> bool {
+        self.seat.handle().is_some_and(|handle| {
+            handle.has_unread_body() || handle.protocol() >= Some(Version::HTTP_2)
+        })
+    }
+
+    /// Ready when the client has had all the time and all the bytes that it gets.
     fn poll_spent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.read >= REJECTION_BYTES {
+        if self.read >= self.settings.rejection_bytes {
             return Poll::Ready(());
         }
-        if self.answered.get() && !self.lingering {
+        if self.has_answered() && !self.lingering {
             self.lingering = true;
-            let linger = Instant::now() + LINGER_TIME;
+            let linger = Instant::now() + self.settings.linger;
             self.deadline
                 .set(self.deadline.at().map_or(linger, |at| at.min(linger)));
         }

@@ -50,26 +50,48 @@
 //! # What counts
 //!
 //! A permit is taken before `accept(2)` and lives in the socket, so it comes back when the socket is
-//! closed, however the client or the handler died. [`AtCapacity`] says what a further client sees.
+//! closed, however the client or the handler died. Silent clients, TLS handshakes, streaming bodies and
+//! WebSockets hold one.
+//!
+//! # When the limit is reached
+//!
+//! [`AtCapacity`] says what a further client sees. By default the connection that is idle the longest makes
+//! room for it; if all are at work, it reads a `503`; and if too many are reading that already, it waits.
+//! The newcomer is accepted for this, into a [reserve](ConnectionLimitLayer::reserve) that is bounded in
+//! number, and each stay there in bytes and time. A client may have a
+//! [limit of its own](ConnectionLimitLayer::max_per_client).
 //!
 //! # What this does not do
 //!
-//! It does not close idle connections to make room, and does not tell one client from another: a client
-//! that opens `max` connections and says nothing keeps everybody else out. Until it does, set a timeout
-//! for the first byte (hyper's `header_read_timeout`).
+//! It sees connections, not requests: a client that keeps a request in flight on each of its connections
+//! keeps them. Limit them per client, and set timeouts. It does not slow down accepting; for that there is
+//! `tower_connection::AcceptGate`, and tower's `RateLimitLayer`.
 //!
 //! When one limit is shared by several servers (an HTTP and an HTTPS port), each keeps one permit in
 //! reserve for its next client, so up to one fewer per further server are open at once.
+//!
+//! # What it costs
+//!
+//! A lock when a connection comes and when it goes. For a request, nothing: each read and write of the
+//! socket looks at one flag. Finding the connection that is idle the longest is a look at the first of a
+//! sorted set, and one more for each connection that was used since it was last looked at.
 
 mod accept;
+mod client;
+mod descriptors;
 mod io;
 mod layer;
-mod permit;
-mod service;
+mod ledger;
+mod limit;
+mod seat;
+mod settings;
+mod turnover;
 
 pub use crate::{
     accept::{ConnectionLimit, ConnectionLimitFuture},
+    client::Client,
     io::{LimitedIo, Place},
-    layer::{AtCapacity, ConnectionLimitLayer, Limit},
-    service::{LimitedResponseFuture, LimitedService},
+    layer::ConnectionLimitLayer,
+    limit::Limit,
+    settings::AtCapacity,
 };

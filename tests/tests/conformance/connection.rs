@@ -67,17 +67,48 @@ pub(crate) async fn close_ends_the_connection_after_the_answer(stack: Stack) {
         // Forbidden there: RFC 9113, 8.2.2.
         Protocol::Http2 => assert_eq!(answer.header("connection"), None),
     }
-    if stack.can_send_goaway() {
-        let ending = timeout(Duration::from_secs(1), wire.ended())
-            .await
-            .expect("it ends");
-        assert_eq!(ending.goaway, server.protocol() == Protocol::Http2);
-        settle().await;
-        assert_eq!(server.limit().open(), 0);
-    } else {
-        // Nothing reaches hyper's connection under `axum::serve` 0.8: it goes on, and is whole.
-        assert_eq!(wire.get("/").await.expect("an answer").body, "ok");
+    let ending = timeout(Duration::from_secs(1), wire.ended())
+        .await
+        .expect("it ends");
+    assert_eq!(ending.goaway, server.protocol() == Protocol::Http2);
+    settle().await;
+    assert_eq!(server.limit().open(), 0);
+}
+
+pub(crate) async fn close_is_announced_and_lets_open_streams_finish(stack: Stack) {
+    // CONN-3
+    if stack.protocol() == Protocol::Http1 {
+        return;
     }
+    let server = start(stack).await;
+    let mut wire = server.connect().await;
+    let mut second = wire.second_hand();
+    let slow = tokio::spawn(async move { second.get("/sleep/3000").await });
+    settle().await;
+    let start = Instant::now();
+    wire.get("/close").await.expect("an answer");
+    sleep(Duration::from_millis(10)).await;
+    assert!(wire.ending().goaway, "told while a stream is open");
+    assert!(wire.get("/").await.is_err(), "and no new one is opened");
+
+    let slow = slow.await.expect("no panic").expect("an answer");
+    assert_eq!(slow.body, "slept");
+    timeout(Duration::from_secs(1), wire.ended())
+        .await
+        .expect("it ends");
+    assert!(start.elapsed() >= Duration::from_millis(2_990));
+    settle().await;
+    assert_eq!(server.limit().open(), 0);
+}
+
+pub(crate) async fn close_loses_nothing_of_a_large_response(stack: Stack) {
+    // CONN-3: more than the pipe holds, so much of it is queued when its last frame was taken.
+    let server = start(stack).await;
+    let mut wire = server.connect().await;
+    let answer = wire.get("/close/1000000").await.expect("an answer");
+    assert_eq!(answer.body.len(), 1_000_000);
+    let ending = wire.ended().await;
+    assert_eq!(ending.goaway, stack.protocol() == Protocol::Http2);
 }
 
 pub(crate) async fn abort_ends_the_connection_under_its_handler(stack: Stack) {
@@ -91,22 +122,18 @@ pub(crate) async fn abort_ends_the_connection_under_its_handler(stack: Stack) {
 }
 
 pub(crate) async fn a_client_that_leaves_takes_its_handler_along(stack: Stack) {
-    let server = start(stack).await;
-    let mut wire = server.connect().await;
-    let asked = timeout(Duration::from_millis(10), wire.get("/sleep/60000")).await;
-    assert!(asked.is_err());
-    assert_eq!(server.handlers(), 1);
-    drop(wire);
-    settle().await;
-    assert_eq!(server.handlers(), 0);
-    assert_eq!(server.limit().open(), 0);
+    leaving_ends(stack, "/sleep/60000").await;
 }
 
 pub(crate) async fn a_client_that_leaves_takes_its_body_along(stack: Stack) {
     // CONN-1: a body that streams is a request in flight.
+    leaving_ends(stack, "/endless").await;
+}
+
+async fn leaving_ends(stack: Stack, path: &str) {
     let server = start(stack).await;
     let mut wire = server.connect().await;
-    let asked = timeout(Duration::from_millis(10), wire.get("/endless")).await;
+    let asked = timeout(Duration::from_millis(10), wire.get(path)).await;
     assert!(asked.is_err());
     assert_eq!(server.handlers(), 1);
     drop(wire);
@@ -167,4 +194,22 @@ pub(crate) async fn a_shutdown_does_not_wait_for_idle_clients(stack: Stack) {
     assert_eq!(ending.goaway, stack.protocol() == Protocol::Http2);
     server.ended().await;
     assert!(start.elapsed() < Duration::from_millis(100));
+}
+
+pub(crate) async fn a_shut_gate_pauses_accepting_and_nothing_else(stack: Stack) {
+    // ACCEPT-7
+    let server = start(stack).await;
+    let mut wire = server.connect().await;
+    assert_eq!(wire.get("/").await.expect("an answer").body, "ok");
+
+    let shut = server.gate().shut();
+    let mut late = Box::pin(async { server.connect().await.get("/").await });
+    assert!(timeout(Duration::from_secs(9), &mut late).await.is_err());
+    assert_eq!(server.limit().open(), 1, "not even accepted");
+    assert_eq!(wire.get("/").await.expect("an answer").body, "ok");
+
+    let start = Instant::now();
+    drop(shut);
+    assert_eq!(late.await.expect("an answer").body, "ok");
+    assert!(start.elapsed() < Duration::from_millis(10));
 }

@@ -3,17 +3,20 @@
 
 Each case is a function whose docstring is the promise. It asserts on bytes, exit codes, descriptors
 (/proc/PID/fd) and the server's own counts. Needs curl, wrk, h2load, and Debian's python3-h2. The
-environment variable CLIENTS_CONNECTIONS sets how many clients end badly (default 2000).
+environment variable CLIENTS_CONNECTIONS sets how many clients come where many do (default 2000), and
+CLIENTS_ROUNDS how often a rush is repeated (default 3).
 """
 import argparse
 import os
 import resource
+import selectors
 import signal
 import socket
 import ssl
 import struct
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +32,9 @@ WS = (b"GET /ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: w
       b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 BINARY = "target/release/examples/playground"
+CONNECTIONS = int(os.environ.get("CLIENTS_CONNECTIONS", 2000))
+ROUNDS = int(os.environ.get("CLIENTS_ROUNDS", 3))
+RESERVE = 128  # sockets past the limit, at most
 
 
 class Playground:
@@ -52,8 +58,12 @@ class Playground:
         self.process.kill()
         self.process.wait()
 
-    def connect(self, protocol="http/1.1"):
-        plain = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+    def silent(self, source=""):
+        """A connection that says nothing, not even a TLS hello."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10, source_address=(source, 0))
+
+    def connect(self, protocol="http/1.1", source=""):
+        plain = self.silent(source)
         if not self.tls:
             return plain
         context = ssl._create_unverified_context()
@@ -159,6 +169,74 @@ def until(what, check, seconds=5):
         time.sleep(0.02)
 
 
+def frame(kind, flags, stream, payload):
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def bytes_of(stack, path, method=b"GET", length=0):
+    """A request, head only, as the stack's clients write it."""
+    if stack != "hyper-http2":
+        more = b"content-length: %d\r\n" % length if length else b""
+        return method + b" " + path + b" HTTP/1.1\r\nhost: localhost\r\n" + more + b"\r\n"
+    block = (b"\x83" if method == b"POST" else b"\x82") + b"\x86\x41\x01x\x04" + bytes([len(path)]) + path
+    return PREFACE + frame(4, 0, 0, b"") + frame(1, 4 | (not length), 1, block)
+
+
+def status_in(stack, received):
+    """The status in what a server has said so far, or None."""
+    if stack != "hyper-http2":
+        return received[9:12].decode() if len(received) >= 12 else None
+    while len(received) >= 9:
+        size = 9 + int.from_bytes(received[:3], "big")
+        if received[3] == 1 and len(received) > 9:
+            return "200" if received[9] == 0x88 else "503"  # the one is in HPACK's static table
+        received = received[size:]
+    return None
+
+
+def rush(server, clients, request):
+    """So many clients connect at once, ask, and stay. Returns their sockets and what each was answered."""
+    selector = selectors.DefaultSelector()
+    said, sockets = {}, []
+    for _ in range(clients):
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(("127.0.0.1", server.port))
+        selector.register(sock, selectors.EVENT_WRITE)
+        said[sock] = b""
+        sockets.append(sock)
+    end = time.monotonic() + 60
+    while selector.get_map():
+        assert time.monotonic() < end, f"{len(selector.get_map())} of {clients} were not answered"
+        for key, event in selector.select(1):
+            sock = key.fileobj
+            if event & selectors.EVENT_WRITE:
+                sock.send(request)
+                selector.modify(sock, selectors.EVENT_READ)
+                continue
+            try:
+                received = sock.recv(65536)
+            except ConnectionError:
+                received = b""
+            said[sock] += received
+            if not received or status_in(server.stack, said[sock]):
+                selector.unregister(sock)
+    return sockets, [status_in(server.stack, said[sock]) for sock in sockets]
+
+
+def ended(sock, within):
+    """How the server has ended a connection within so many seconds: "FIN", "RST", or None if it has not."""
+    sock.settimeout(within)
+    try:
+        while sock.recv(65536):
+            pass
+        return "FIN"
+    except ConnectionError:
+        return "RST"
+    except TimeoutError:
+        return None
+
+
 def versions(playground):
     first = [["--http1.1"]] if playground.stack != "hyper-http2" else []
     second = ["--http2" if playground.tls else "--http2-prior-knowledge"]
@@ -230,15 +308,8 @@ def nothing_leaks(stack):
     """After thousands of clients that ended in every ugly way nothing is left. CONN-1, LIMIT-7"""
     http2 = stack == "hyper-http2"
 
-    def frame(kind, flags, stream, payload):
-        return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
     def request(path, method=b"GET", length=0):
-        if not http2:
-            more = b"content-length: %d\r\n" % length if length else b""
-            return method + b" " + path + b" HTTP/1.1\r\nhost: localhost\r\n" + more + b"\r\n"
-        block = (b"\x83" if method == b"POST" else b"\x82") + b"\x86\x41\x01x\x04" + bytes([len(path)]) + path
-        return PREFACE + frame(4, 0, 0, b"") + frame(1, 4 | (not length), 1, block)
+        return bytes_of(stack, path, method, length)
 
     def reset(sock):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -264,7 +335,7 @@ def nothing_leaks(stack):
     with Playground(stack, "--max-connections", "0") as server:
         server.counts()
         before = server.descriptors()
-        for n in range(int(os.environ.get("CLIENTS_CONNECTIONS", 2000))):
+        for n in range(CONNECTIONS):
             try:
                 clients[n % len(clients)]()
             except (ConnectionError, TimeoutError):
@@ -341,14 +412,147 @@ def rejecting_http2_at_the_limit(stack):
 
 
 def exactly_so_many_are_served(stack):
-    """Of 200 clients at once, exactly the limit's 50 are served, and all others rejected. LIMIT-1"""
-    with Playground(stack, "--max-connections", "50") as server:
-        def client(_):
-            with server.connect() as sock:
-                return served(sock, GET.replace(b"/ ", b"/sleep/1500 "))[9:12]
-        with ThreadPoolExecutor(200) as pool:
-            answers = list(pool.map(client, range(200)))
-        assert (answers.count(b"200"), answers.count(b"503")) == (50, 150), set(answers)
+    """Of 1000 clients at once, exactly the limit's 50 are served, and all others rejected. LIMIT-1"""
+    for _ in range(ROUNDS):
+        with Playground(stack, "--max-connections", "50") as server:
+            sockets, answers = rush(server, 1000, bytes_of(stack, b"/sleep/3000"))
+            assert (answers.count("200"), answers.count("503")) == (50, 950), (set(answers), len(sockets))
+
+
+def making_room(stack):
+    """At the limit the client that is idle the longest makes room, within 50 ms. LIMIT-9, LIMIT-11"""
+    for tls in (False, True):
+        with Playground(stack, "--max-connections", "2", "--at-capacity", "make-room", tls=tls) as server:
+            first, second = server.silent(), server.silent()
+            start = time.monotonic()
+            if stack in SPEAK_H1:
+                assert served(server.connect()).startswith(b"HTTP/1.1 200 ")
+            else:
+                assert H2(server).request("/")[1] == b"ok\n"
+            took = time.monotonic() - start
+            assert took < 0.05, f"{took * 1000:.0f} ms"
+            assert ended(first, 0.1) == "FIN" and ended(second, 0.05) is None
+        if stack not in SPEAK_H2:
+            continue
+        with Playground(stack, "--max-connections", "2", "--at-capacity", "make-room", tls=tls) as server:
+            first, second = H2(server), H2(server)
+            assert all(c.request("/")[1] == b"ok\n" for c in (first, second, first))
+            time.sleep(0.05)
+            assert H2(server).request("/")[1] == b"ok\n"
+            second.read_to_end()
+            assert second.goaway, "no GOAWAY"
+            assert first.request("/")[1] == b"ok\n"
+
+
+def who_is_at_work_stays(stack):
+    """At the limit, with all at work, the next client reads its 503 and the others finish. LIMIT-10"""
+    with Playground(stack, "--max-connections", "2", "--at-capacity", "make-room") as server:
+        first, _ = rush_later(server, 2, bytes_of(stack, b"/sleep/600"))
+        time.sleep(0.2)
+        _, answers = rush(server, 1, bytes_of(stack, b"/"))
+        assert answers == ["503"], answers
+        assert first() == ["200", "200"]
+
+
+def rush_later(server, clients, request):
+    """A rush in a thread; call the first of what it returns for the answers."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(rush, server, clients, request)
+    return lambda: future.result()[1], pool
+
+
+def closing_at_the_limit(stack):
+    """With `close` the next client is reset without a word. LIMIT-12"""
+    with Playground(stack, "--max-connections", "1", "--at-capacity", "close") as server:
+        holder = server.silent()
+        time.sleep(0.05)
+        assert ended(server.silent(), 1) == "RST"
+        holder.close()
+        until("the permit did not come back", lambda: server.curl("/") == b"ok\n")
+
+
+def one_client_does_not_take_all(stack):
+    """An address has its own limit, and the others do not feel it. LIMIT-15"""
+    with Playground(stack, "--max-connections-per-ip", "3") as server:
+        holders = [server.silent("127.0.0.2") for _ in range(3)]
+        time.sleep(0.05)
+        greedy = server.silent("127.0.0.2")
+        greedy.sendall(bytes_of(stack, b"/"))
+        received = b""
+        while status_in(stack, received) is None:
+            received += greedy.recv(65536)
+        assert status_in(stack, received) == "503"
+        assert server.curl("/") == b"ok\n"
+        holders[0].close()
+        time.sleep(0.05)
+        _, answers = rush(server, 3, bytes_of(stack, b"/"))
+        assert answers == ["200"] * 3
+
+
+def rejected_clients_that_stay(stack):
+    """Thousands of rejected clients that never close take no more than the reserve, and nobody's time.
+    LIMIT-6, LIMIT-14"""
+    with Playground(stack, "--max-connections", "10") as server:
+        one = server.connect() if stack in SPEAK_H1 else H2(server)
+
+        def ask():
+            start = time.monotonic()
+            if stack in SPEAK_H1:
+                assert served(one).startswith(b"HTTP/1.1 200 ")
+            else:
+                assert one.request("/")[1] == b"ok\n"
+            return (time.monotonic() - start) * 1000
+
+        ask()
+        holders = [server.silent() for _ in range(9)]
+        time.sleep(0.1)
+        before = server.descriptors()
+        alone = sorted(ask() for _ in range(300))
+        most, latencies, done = [], [], threading.Event()
+
+        def watch():
+            while not done.is_set():
+                most.append(server.descriptors())
+                latencies.append(ask())
+                time.sleep(0.002)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        cpu, start = server.cpu_seconds(), time.monotonic()
+        rushed = []
+        for _ in range(0, CONNECTIONS, 1000):
+            sockets, answers = rush(server, 1000, bytes_of(stack, b"/"))
+            assert answers == ["503"] * 1000, set(answers)
+            rushed += sockets
+        took, cpu = time.monotonic() - start, server.cpu_seconds() - cpu
+        done.set()
+        watcher.join()
+        assert max(most) <= before + RESERVE, f"{max(most)} descriptors, {before} before"
+        latencies.sort()
+        middle, last = len(latencies) // 2, len(latencies) * 99 // 100
+        print(f"   {len(rushed)} rejected in {took:.1f} s, CPU {cpu:.2f} s, at most {max(most) - before} past the limit; "
+              f"holder: median {latencies[middle]:.2f} ms, 99 % {latencies[last]:.2f} ms "
+              f"(alone {alone[150]:.2f}, {alone[297]:.2f})", flush=True)
+        until("descriptors did not come back", lambda: server.descriptors() <= before, 10)
+        assert len(holders) == 9
+
+
+def a_tight_reconnect_loop(stack):
+    """A client that reconnects as fast as it can is rejected no faster than the reserve allows. LIMIT-14"""
+    with Playground(stack, "--max-connections", "1") as server:
+        holder = server.silent()
+        time.sleep(0.05)
+        request, rejected = bytes_of(stack, b"/"), 0
+        start, cpu = time.monotonic(), server.cpu_seconds()
+        while time.monotonic() < start + 2:
+            with server.silent() as sock:
+                sock.sendall(request)
+                assert sock.recv(65536)
+                rejected += 1
+        assert rejected <= RESERVE * 22, rejected
+        cpu = server.cpu_seconds() - cpu
+        assert cpu < 0.8, cpu
+        holder.close()
 
 
 def signals_end_it(stack):
@@ -375,7 +579,7 @@ def signals_end_it(stack):
 def what_is_not_built_is_refused(stack):
     """A flag whose layer does not exist yet stops the program with a message that names it."""
     unbuilt = ["--write-timeout 5s", "--keep-alive-timeout 5s", "--max-in-flight adaptive", "--lame-duck 1s",
-               "--at-capacity make-room", "--max-connections-per-ip 3", "--drain-timeout 500ms"]
+               "--drain-timeout 500ms"]
     for flags in unbuilt:
         told = subprocess.run([BINARY, "--stack", stack, *flags.split()], capture_output=True, timeout=5)
         assert told.returncode == 2 and flags.split()[0] in told.stderr.decode(), told
@@ -402,7 +606,10 @@ CASES = [
     (curl_on_every_route, STACKS), (load_is_served, STACKS), (a_web_socket_echoes, SPEAK_H1),
     (grpc_beside_plain_routes, ["tonic"]), (nothing_leaks, STACKS), (waiting_at_the_limit, STACKS),
     (rejecting_at_the_limit, SPEAK_H1), (rejecting_http2_at_the_limit, SPEAK_H2),
-    (exactly_so_many_are_served, SPEAK_H1), (signals_end_it, STACKS), (what_is_not_built_is_refused, ["axum"]), (out_of_descriptors, STACKS),
+    (exactly_so_many_are_served, STACKS), (making_room, STACKS), (who_is_at_work_stays, STACKS),
+    (closing_at_the_limit, STACKS), (one_client_does_not_take_all, STACKS),
+    (rejected_clients_that_stay, STACKS), (a_tight_reconnect_loop, STACKS),
+    (signals_end_it, STACKS), (what_is_not_built_is_refused, ["axum"]), (out_of_descriptors, STACKS),
 ]
 
 

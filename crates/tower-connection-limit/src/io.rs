@@ -145,7 +145,9 @@ impl<Io: Socket> Hook<Io> for Place {
     fn poll_shutdown(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.phase() {
             Phase::Reset => Poll::Ready(Err(reset(io))),
-            phase @ (Phase::Rejected | Phase::Evicted) => self.turned(phase).poll_shutdown(io, cx),
+            phase @ (Phase::Rejected | Phase::Evicted | Phase::Spent) => {
+                self.turned(phase).poll_shutdown(io, cx)
+            }
             Phase::Served | Phase::Making | Phase::Waiting => Pin::new(io).poll_shutdown(cx),
         }
     }
@@ -155,7 +157,7 @@ impl Place {
     /// Ready once a client that was turned away has had its time.
     fn poll_give_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         match self.phase() {
-            phase @ (Phase::Rejected | Phase::Evicted) => {
+            phase @ (Phase::Rejected | Phase::Evicted | Phase::Spent) => {
                 let spent = self.turned(phase).poll_spent(cx);
                 spent.map(|()| io::ErrorKind::TimedOut.into())
             }
@@ -273,7 +275,8 @@ impl Turned {
 
     /// Ready when the client has had all the time and all the bytes that it gets.
     fn poll_spent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.read >= self.settings.rejection_bytes {
+        self.seat.register(cx.waker());
+        if self.seat.phase() == Phase::Spent || self.read >= self.settings.rejection_bytes {
             return Poll::Ready(());
         }
         if self.has_answered() && !self.lingering {

@@ -38,6 +38,10 @@ const LOOKS: usize = 64;
 /// work for each request.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
+/// How long a client that was turned away keeps its place after the answer when others need it, and a
+/// connection that made room after it was told.
+const HASTE: Duration = Duration::from_millis(100);
+
 /// Who is in, who waits, who was turned away: one for each limit, shared by its acceptors, its sockets and
 /// its handles.
 ///
@@ -79,6 +83,8 @@ struct Books {
     clients: HashMap<Client, BTreeSet<usize>>,
     /// Newcomers in the reserve that wait for a permit, the first first.
     anteroom: VecDeque<usize>,
+    /// Who is in the reserve on the way out.
+    leaving: BTreeSet<usize>,
     /// Acceptors that wait, by whom, so that asking twice does not wait twice.
     acceptors: HashMap<AcceptorId, Waker>,
     next_acceptor: u64,
@@ -121,7 +127,8 @@ enum Standing {
         answer: Option<Rejection>,
         until: Instant,
     },
-    Evicted,
+    /// And since when.
+    Evicted(Instant),
 }
 
 /// Which acceptor waits.
@@ -183,6 +190,7 @@ impl Ledger {
             busy: Roll::new(),
             clients: HashMap::new(),
             anteroom: VecDeque::new(),
+            leaving: BTreeSet::new(),
             acceptors: HashMap::new(),
             next_acceptor: 0,
             rejected: 0,
@@ -396,7 +404,7 @@ impl Ticket {
                     handle.refuse(answer);
                 }
             }
-            Standing::Waiting | Standing::Evicted | Standing::Upgraded => {}
+            Standing::Waiting | Standing::Evicted(_) | Standing::Upgraded => {}
         }
         if books.max_upgraded.is_some() {
             // Weak: the handle would otherwise keep what keeps the handle.
@@ -483,7 +491,7 @@ impl Entry {
                 wake(woken);
                 verdict
             }
-            Phase::Rejected | Phase::Evicted => Verdict::Reject,
+            Phase::Rejected | Phase::Evicted | Phase::Spent => Verdict::Reject,
             Phase::Reset => Verdict::Reset,
             Phase::Served | Phase::Making => Verdict::Serve,
         }
@@ -496,6 +504,7 @@ impl Drop for Entry {
         self.0.ledger.change(|books| {
             books.unlist(key);
             books.disown(key);
+            books.leaving.remove(&key);
             let member = books.members.remove(key);
             match member.standing {
                 Standing::Served => {
@@ -503,7 +512,7 @@ impl Drop for Entry {
                     books.departed += 1;
                 }
                 Standing::Upgraded => books.upgraded -= 1,
-                Standing::Evicted => books.aside -= 1,
+                Standing::Evicted(_) => books.aside -= 1,
                 Standing::Waiting => {
                     books.anteroom.retain(|waiting| *waiting != key);
                     books.aside -= 1;
@@ -540,7 +549,9 @@ impl Books {
     /// Whether a newcomer past the limit would be told something at once. If not, when to ask again.
     fn may_take_aside(&mut self, settings: &Settings, now: Instant) -> Result<(), Option<Instant>> {
         if self.aside >= self.reserve {
-            return Err(self.cooling.peek().map(|Reverse(at)| *at));
+            let cooled = self.cooling.peek().map(|Reverse(at)| *at);
+            let hastened = self.hasten(settings, now);
+            return Err(cooled.into_iter().chain(hastened).min());
         }
         if settings.turns_away().is_some() {
             return Ok(());
@@ -604,6 +615,7 @@ impl Books {
                 .filter(|_| settings.makes_room() && self.aside <= self.reserve)
                 .into_iter()
                 .flatten()
+                .filter(|key| matches!(self.members[**key].standing, Standing::Served))
                 .filter_map(|key| Some((self.members[*key].idle_since()?, *key)))
                 .min();
             match oldest {
@@ -674,6 +686,19 @@ impl Books {
         }
     }
 
+    /// The reserve is full: ends the stay of those in it who had time enough. Returns when the next of them
+    /// will have had it.
+    fn hasten(&mut self, settings: &Settings, now: Instant) -> Option<Instant> {
+        let due = |key: &usize| (self.members[*key].may_be_hastened(settings), *key);
+        let (over, rest): (Vec<_>, Vec<_>) =
+            self.leaving.iter().map(due).partition(|(at, _)| *at <= now);
+        for (_, key) in over {
+            self.leaving.remove(&key);
+            self.members[key].seat.tell(Phase::Spent);
+        }
+        rest.into_iter().map(|(at, _)| at).min()
+    }
+
     // --- what can become of a newcomer
 
     fn serve(&mut self, key: usize) -> Verdict {
@@ -736,6 +761,9 @@ impl Books {
         let until = member.accepted + settings.rejection_pause;
         member.standing = Standing::TurnedAway { answer, until };
         member.seat.tell(phase);
+        if phase == Phase::Rejected {
+            self.leaving.insert(key);
+        }
     }
 
     fn rejection(&mut self, settings: &Settings, now: Instant) -> Rejection {
@@ -760,8 +788,9 @@ impl Books {
                 return false;
             }
         }
-        member.standing = Standing::Evicted;
+        member.standing = Standing::Evicted(now);
         member.seat.tell(Phase::Evicted);
+        self.leaving.insert(key);
         self.unlist(key);
         self.disown(key);
         self.taken -= 1;
@@ -829,6 +858,20 @@ impl Member {
         }
     }
 
+    /// When it has had time enough to leave the reserve, if others wait for its place.
+    fn may_be_hastened(&self, settings: &Settings) -> Instant {
+        let handle = self.seat.handle();
+        let answered = handle.filter(|handle| handle.requests() > 0);
+        match (&self.standing, answered) {
+            (Standing::Evicted(since), _) => *since + HASTE,
+            (_, Some(handle)) => match handle.idle_since() {
+                Some(answered) => answered + HASTE,
+                None => Instant::now() + HASTE, // just now
+            },
+            (_, None) => self.accepted + settings.linger,
+        }
+    }
+
     fn is_upgraded(&self) -> bool {
         self.seat
             .handle()
@@ -843,3 +886,7 @@ fn unlimited(max: usize) -> usize {
 fn wake(wakers: Vec<Waker>) {
     wakers.into_iter().for_each(Waker::wake);
 }
+
+#[cfg(all(test, not(tower_loom)))]
+#[path = "simulation.rs"]
+mod simulation;

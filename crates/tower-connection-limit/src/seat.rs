@@ -30,16 +30,19 @@ pub(crate) enum Phase {
     Rejected,
     /// It had a permit, and has left it to another.
     Evicted,
+    /// It was one of these two, and its time is over: others need its place in the reserve.
+    Spent,
     /// It is reset.
     Reset,
 }
 
-const PHASES: [Phase; 6] = [
+const PHASES: [Phase; 7] = [
     Phase::Served,
     Phase::Making,
     Phase::Waiting,
     Phase::Rejected,
     Phase::Evicted,
+    Phase::Spent,
     Phase::Reset,
 ];
 

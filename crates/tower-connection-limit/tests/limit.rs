@@ -1,6 +1,6 @@
 //! Readiness: who waits, and who is woken when.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use tokio::io::{DuplexStream, duplex};
 use tokio_test::{assert_pending, assert_ready_ok, task};
@@ -105,6 +105,94 @@ async fn a_permit_that_came_free_is_used_rather_than_a_rejection() {
     let Ok(_second) = acceptor.call(duplex(1).1).await;
     assert_eq!((layer.limit().open(), layer.limit().rejected()), (1, 0));
     assert_eq!(layer.limit().in_reserve(), 0);
+}
+
+#[tokio::test]
+async fn a_place_that_cools_down_wakes_who_waits_for_it() {
+    // LIMIT-14
+    tokio::time::pause();
+    let layer = ConnectionLimitLayer::new(1)
+        .at_capacity(AtCapacity::Close)
+        .reserve(1);
+    let mut acceptor = layer_over_hello(&layer);
+    assert_ready_ok!(ready!(acceptor));
+    let Ok(_holder) = acceptor.call(duplex(1).1).await;
+    assert_ready_ok!(ready!(acceptor));
+    let Ok(reset) = acceptor.call(duplex(1).1).await;
+    drop(reset);
+
+    let mut waiting = task::spawn(());
+    assert_pending!(ready!(acceptor, waiting));
+    tokio::time::advance(Duration::from_millis(99)).await;
+    assert!(!waiting.is_woken());
+    tokio::time::advance(Duration::from_millis(2)).await; // a timer is a millisecond late
+    assert!(waiting.is_woken());
+    assert_ready_ok!(ready!(acceptor, waiting));
+}
+
+#[tokio::test]
+async fn every_newcomer_waits_without_a_reserve() {
+    let layer = ConnectionLimitLayer::new(1)
+        .at_capacity(AtCapacity::Reject)
+        .reserve(0);
+    let mut acceptor = layer_over_hello(&layer);
+    assert_ready_ok!(ready!(acceptor));
+    let Ok(_holder) = acceptor.call(duplex(1).1).await;
+    assert_pending!(ready!(acceptor));
+    assert_eq!(layer.limit().waiting(), 1);
+}
+
+#[test]
+fn a_clone_of_a_layer_has_policies_of_its_own_and_the_same_counts() {
+    let layer = ConnectionLimitLayer::new(1).at_capacity(AtCapacity::Reject);
+    let mut waits = acceptor!(layer);
+    let mut rejects = layer_over_hello(&layer);
+    assert_ready_ok!(ready!(waits));
+    assert_ready_ok!(ready!(rejects)); // to reject
+    drop(waits);
+    let mut waits = acceptor!(layer);
+    assert_ready_ok!(ready!(waits));
+    let mut another = acceptor!(layer);
+    assert_pending!(ready!(another));
+}
+
+#[test]
+fn policies_that_nobody_would_reach_are_a_mistake() {
+    use AtCapacity::{Close, MakeRoom, Reject, Wait};
+    let valid: [&[AtCapacity]; 7] = [
+        &[MakeRoom, Reject, Wait],
+        &[MakeRoom, Close],
+        &[MakeRoom, Wait],
+        &[MakeRoom],
+        &[Reject, Wait],
+        &[Close],
+        &[Wait],
+    ];
+    let wrong: [&[AtCapacity]; 6] = [
+        &[],
+        &[Wait, Reject],
+        &[Reject, Close],
+        &[Reject, MakeRoom],
+        &[MakeRoom, MakeRoom],
+        &[Wait, Wait],
+    ];
+    let is_taken = |policies: &[AtCapacity]| {
+        let policies = policies.to_vec();
+        std::panic::catch_unwind(|| ConnectionLimitLayer::new(1).at_capacity(policies)).is_ok()
+    };
+    for policies in valid {
+        assert!(is_taken(policies), "{policies:?}");
+    }
+    for policies in wrong {
+        assert!(!is_taken(policies), "{policies:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_default_is_a_thousand_per_worker_or_what_the_descriptors_allow() {
+    // LIMIT-17
+    let max = ConnectionLimitLayer::default().limit().max();
+    assert!(max >= 1 && max <= 1_024, "one worker here: {max}");
 }
 
 fn layer_over_hello(

@@ -20,7 +20,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, timeout},
 };
-use tower_connection::{BoxIo, Deadline, Guarded, Held, Hook, Hooked, Over, Socket};
+use tokio_test::{assert_pending, assert_ready_ok, task};
+use tower::{Layer, Service, service_fn};
+use tower_connection::{
+    Accept, AcceptGate, BoxIo, ConnectionHandle, Deadline, Guarded, Held, Hook, Hooked, Over,
+    Rejection, Socket,
+};
 
 /// Counts what reaches it: plain writes, vectored writes, flushes, shutdowns.
 #[derive(Clone, Default)]
@@ -211,4 +216,132 @@ async fn trailers_and_errors_pass_and_give_the_guard_back() {
 
 fn tokio_stream<T>(items: impl IntoIterator<Item = T>) -> impl futures_util::Stream<Item = T> {
     futures_util::stream::iter(items)
+}
+
+// --- the handle
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_idle_since_its_last_request_ended() {
+    let connection = ConnectionHandle::detached();
+    assert_eq!(connection.idle_since(), Some(connection.accepted_at()));
+    tokio::time::advance(Duration::from_secs(3)).await;
+    let first = connection.begin(http::Version::HTTP_2);
+    let second = connection.begin(http::Version::HTTP_2);
+    drop(first);
+    assert_eq!(connection.idle_since(), None, "one is left");
+    tokio::time::advance(Duration::from_secs(4)).await;
+    drop(second);
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let idle = connection.accepted_at() + Duration::from_secs(7);
+    assert_eq!(connection.idle_since(), Some(idle));
+}
+
+#[test]
+fn only_an_idle_connection_is_closed_if_idle_and_only_once() {
+    let refusal = || Rejection::new(Duration::ZERO);
+    let connection = ConnectionHandle::detached();
+    let request = connection.begin(http::Version::HTTP_11);
+    assert!(!connection.close_if_idle(refusal()));
+    assert!(!connection.is_closing());
+    drop(request);
+    assert!(connection.close_if_idle(refusal()));
+    assert!(!connection.close_if_idle(refusal()), "it closes already");
+
+    let connection = ConnectionHandle::detached();
+    connection.close();
+    assert!(
+        !connection.close_if_idle(refusal()),
+        "somebody else closed it"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_request_is_answered_though_the_service_is_not_ready() {
+    struct Never;
+    impl Service<http::Request<()>> for Never {
+        type Response = http::Response<String>;
+        type Error = std::convert::Infallible;
+        type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Pending
+        }
+
+        fn call(&mut self, _: http::Request<()>) -> Self::Future {
+            panic!("it was not ready")
+        }
+    }
+    impl Clone for Never {
+        fn clone(&self) -> Self {
+            Self
+        }
+    }
+    let Ok(connection) = Accept::new(Never).call(tokio::io::duplex(1).1).await;
+    let handle = connection.handle().clone();
+    let (_io, mut service) = connection.into_parts();
+    let mut waiting = task::spawn(());
+    assert_pending!(waiting.enter(|cx, _| service.poll_ready(cx)));
+
+    handle.refuse(Rejection::new(Duration::from_secs(7)).close());
+    assert!(!handle.is_closing(), "until it was told");
+    assert_ready_ok!(waiting.enter(|cx, _| service.poll_ready(cx)));
+    let upload = http::Request::post("/").header("content-length", "5");
+    let Ok(answer) = service.call(upload.body(()).unwrap()).await;
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.headers()["retry-after"], "7");
+    assert!(handle.is_closing());
+    assert!(handle.has_unread_body());
+    assert_eq!(handle.in_flight(), 1, "until the answer was taken");
+    drop(answer);
+    assert_eq!(handle.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn an_upgrade_that_a_gate_objects_to_is_answered_with_its_rejection() {
+    for (status, method) in [(101, "GET"), (200, "CONNECT")] {
+        let switch = service_fn(move |_: http::Request<()>| async move {
+            let response = http::Response::builder().status(status);
+            Ok::<_, std::convert::Infallible>(response.body(String::new()).unwrap())
+        });
+        for objects in [false, true] {
+            let Ok(connection) = Accept::new(switch).call(tokio::io::duplex(1).1).await;
+            let handle = connection.handle().clone();
+            if objects {
+                handle.gate_upgrades(|| Err(Rejection::new(Duration::from_secs(9))));
+            }
+            let (_io, mut service) = connection.into_parts();
+            let request = http::Request::builder().method(method).body(()).unwrap();
+            let Ok(answer) = service.call(request).await;
+            assert_eq!(answer.status() == 503, objects);
+            assert_eq!(handle.is_upgraded(), !objects);
+            assert_eq!(handle.is_closing(), objects);
+            assert_eq!(answer.headers().get("connection").is_some(), objects);
+        }
+    }
+}
+
+// --- the gate
+
+#[test]
+fn a_gate_opens_after_the_last_has_let_go_and_wakes_who_waits() {
+    // ACCEPT-7
+    let gate = AcceptGate::default();
+    let ready = service_fn(|(): ()| async { Ok::<_, std::convert::Infallible>(()) });
+    let mut acceptor = gate.layer(ready);
+    let mut waiting = task::spawn(());
+    assert_ready_ok!(waiting.enter(|cx, _| acceptor.poll_ready(cx)));
+
+    let (one, two) = (gate.shut(), gate.shut());
+    assert_pending!(waiting.enter(|cx, _| acceptor.poll_ready(cx)));
+    assert_eq!(gate.waiting(), 1);
+    drop(one);
+    assert!(!waiting.is_woken());
+    drop(two);
+    assert!(waiting.is_woken());
+    assert_ready_ok!(waiting.enter(|cx, _| acceptor.poll_ready(cx)));
+
+    let _shut = gate.shut();
+    assert_pending!(waiting.enter(|cx, _| acceptor.poll_ready(cx)));
+    drop(acceptor);
+    assert_eq!(gate.waiting(), 0, "nobody is left");
 }

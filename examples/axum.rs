@@ -1,6 +1,6 @@
 //! Run with `cargo run --example axum`.
 //!
-//! Then open ten connections that say nothing, and ask with an eleventh:
+//! Then open ten connections that say nothing, and ask with an eleventh, for which one of them makes room:
 //! `for i in $(seq 10); do nc -d 127.0.0.1 3000 & done; sleep 1; curl -i http://127.0.0.1:3000/`
 
 use std::net::SocketAddr;

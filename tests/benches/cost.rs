@@ -30,10 +30,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tower::{ServiceBuilder, service_fn};
-use tower_connection::Accept;
+use tower::{Layer, Service, service_fn};
+use tower_connection::{Accept, Connection, ConnectionService, Socket};
 use tower_connection_axum::{Accepting, FromAcceptor, accept};
-use tower_connection_hyper::serve;
+use tower_connection_hyper::{Builder, serve};
 use tower_connection_limit::ConnectionLimitLayer;
 
 const STACKS: [&str; 5] = [
@@ -43,7 +43,9 @@ const STACKS: [&str; 5] = [
     "hyper-http2",
     "hyper-auto",
 ];
-const VARIANTS: [&str; 3] = ["bare", "layered", "no-handle"];
+/// The stock server; ours without a layer; with the limit; with it and without the handle in requests. The
+/// limit's own cost is the difference of the second and the third.
+const VARIANTS: [&str; 4] = ["bare", "no-limit", "layered", "no-handle"];
 
 async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     Ok(Response::new(Full::from("ok")))
@@ -211,45 +213,61 @@ async fn ask_http2(socket: TcpStream, requests: u32) {
 }
 
 fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
-    let layer = ServiceBuilder::new().layer(ConnectionLimitLayer::new(100_000));
+    let limit = ConnectionLimitLayer::new(100_000);
     let router = Router::new().route("/", get(|| async { "ok" }));
-    let hidden = variant == "no-handle";
-    match (stack, variant) {
-        ("axum-h1" | "axum-h2", "bare") => {
+    let service = Accept::new(service_fn(hello));
+    match (stack.starts_with("axum"), variant) {
+        (true, "bare") => {
             tokio::spawn(axum::serve(listener, router).into_future());
         }
-        ("axum-h1" | "axum-h2", _) => {
-            let accept = accept(router);
-            let accept = if hidden {
-                accept.without_handle_in_requests()
-            } else {
-                accept
-            };
-            let accepting = Accepting::new(listener, layer.service(accept));
-            tokio::spawn(axum::serve(accepting, FromAcceptor).into_future());
+        (true, "no-limit") => on_axum(listener, accept(router)),
+        (true, "layered") => on_axum(listener, limit.layer(accept(router))),
+        (true, _) => {
+            let accept = accept(router).without_handle_in_requests();
+            on_axum(listener, limit.layer(accept));
         }
-        (_, "bare") => bare(stack, listener),
+        (false, "bare") => bare(stack, listener),
+        (false, "no-limit") => on_hyper(stack, listener, service),
+        (false, "layered") => on_hyper(stack, listener, limit.layer(service)),
+        (false, _) => {
+            let accept = service.without_handle_in_requests();
+            on_hyper(stack, listener, limit.layer(accept));
+        }
+    }
+}
+
+fn on_axum<A, I>(listener: TcpListener, acceptor: A)
+where
+    A: Service<TcpStream, Response = Connection<I, ConnectionService<Router>>, Error = Infallible>,
+    A: Send + 'static,
+    A::Future: Send + 'static,
+    I: Socket,
+{
+    tokio::spawn(axum::serve(Accepting::new(listener, acceptor), FromAcceptor).into_future());
+}
+
+fn on_hyper<A, I, S>(stack: &str, listener: TcpListener, acceptor: A)
+where
+    A: Service<TcpStream, Response = Connection<I, S>, Error = Infallible> + Send + 'static,
+    A::Future: Send + 'static,
+    I: Socket,
+    S: Send + 'static,
+    http1::Builder: Builder<S, Connection: Send>,
+    http2::Builder<TokioExecutor>: Builder<S, Connection: Send>,
+    auto::Builder<TokioExecutor>: Builder<S, Connection: Send>,
+{
+    let server = serve(listener, acceptor);
+    match stack {
+        "hyper-http1" => {
+            tokio::spawn(server.with_builder(http1::Builder::new()).into_future());
+        }
+        "hyper-http2" => {
+            let builder = http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.with_builder(builder).into_future());
+        }
         _ => {
-            let accept = Accept::new(service_fn(hello));
-            let accept = if hidden {
-                accept.without_handle_in_requests()
-            } else {
-                accept
-            };
-            let server = serve(listener, layer.service(accept));
-            match stack {
-                "hyper-http1" => {
-                    tokio::spawn(server.with_builder(http1::Builder::new()).into_future());
-                }
-                "hyper-http2" => {
-                    let builder = http2::Builder::new(TokioExecutor::new());
-                    tokio::spawn(server.with_builder(builder).into_future());
-                }
-                _ => {
-                    let builder = auto::Builder::new(TokioExecutor::new());
-                    tokio::spawn(server.with_builder(builder).into_future());
-                }
-            }
+            let builder = auto::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.with_builder(builder).into_future());
         }
     }
 }

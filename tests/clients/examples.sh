@@ -37,6 +37,13 @@ expect 'hello 127.0.0.1:' http://127.0.0.1:3000/
 expect 'hello 127.0.0.1:' --http2-prior-knowledge http://127.0.0.1:3000/
 stop axum
 
+start connection_limit
+for _ in $(seq 20); do exec {silent}<>/dev/tcp/127.0.0.1/3000; done
+sleep 0.1
+expect '8 open, 13 made room, 0 rejected' http://127.0.0.1:3000/
+expect '127.0.0.1: 8' http://127.0.0.1:3000/
+stop connection_limit
+
 start hyper_auto
 expect 'this is request 1' http://127.0.0.1:3000/
 expect 'this is request 1' --http2-prior-knowledge http://127.0.0.1:3000/

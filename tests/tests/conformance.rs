@@ -62,6 +62,9 @@ on_every_stack! {
     limit::a_rejected_grpc_call_reads_unavailable
     limit::a_silent_rejected_client_is_closed_after_five_seconds
     limit::rejections_are_bounded_in_number
+    limit::a_rejected_client_that_stays_is_waited_for_while_it_may_send
+    limit::a_rejected_client_is_read_no_further_than_its_bytes
+    limit::who_had_time_enough_makes_way_in_the_reserve
     limit::a_rejection_leaves_the_others_alone
     limit::a_silent_client_holds_a_permit_until_it_leaves
     limit::a_streaming_body_holds_its_permit

@@ -29,8 +29,8 @@
 //!
 //! # What this does not do
 //!
-//! It cannot reach hyper's connection, which axum 0.8 keeps to itself: a single HTTP/2 connection cannot
-//! be sent GOAWAY, so `ConnectionHandle::close` does not end it. HTTP/1 connections end as everywhere.
+//! It cannot reach hyper's connection, which axum 0.8 keeps to itself. `ConnectionHandle::close` works all
+//! the same: on HTTP/2 the socket half writes the GOAWAY, between two frames of hyper's.
 
 mod listener;
 mod make_service;

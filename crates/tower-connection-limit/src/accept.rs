@@ -5,6 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use tokio::time::Instant;
 use tower_connection::{Connection, Deadline, Hooked, Socket};
 use tower_service::Service;
 
@@ -45,6 +46,11 @@ impl<A> ConnectionLimit<A> {
             match self.ledger.reserve(self.id, &self.settings, cx.waker()) {
                 Ok(reservation) => return Poll::Ready(reservation),
                 Err(None) => return Poll::Pending,
+                // A timer would take a millisecond.
+                Err(Some(at)) if at <= Instant::now() => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Err(Some(at)) => self.again.set(at),
             }
             ready!(self.again.poll(cx));
@@ -94,7 +100,12 @@ where
             .reserved
             .take()
             .expect("poll_ready must be called first");
-        let client = (self.settings.client)(&io.peer());
+        // A system call, for which there must be a reason.
+        let client = if self.ledger.tells_clients_apart() {
+            (self.settings.client)(&io.peer())
+        } else {
+            None
+        };
         let (entry, verdict) = self.ledger.admit(reserved, &self.settings, client);
         ConnectionLimitFuture {
             ticket: entry.ticket(),

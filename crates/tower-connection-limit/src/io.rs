@@ -2,7 +2,6 @@ use std::{
     io,
     mem::MaybeUninit,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -11,9 +10,8 @@ use tokio::{io::ReadBuf, time::Instant};
 use tower_connection::{ConnectionHandle, Deadline, Hook, Hooked, Socket, poll_write_slices};
 
 use crate::{
-    ledger::{Entry, Verdict},
-    seat::{Phase, Seat},
-    settings::Settings,
+    ledger::{Entry, Ticket, Verdict},
+    seat::Phase,
 };
 
 /// The socket of a connection that counts in a [`ConnectionLimit`](crate::ConnectionLimit).
@@ -35,21 +33,26 @@ pub type LimitedIo<Io> = Hooked<Io, Place>;
 #[derive(Debug)]
 pub struct Place {
     entry: Entry,
-    /// A newcomer that waits asks again then.
+    /// A newcomer that waits asks again then; without a time, when it is polled.
     again: Deadline,
     turned: Option<Box<Turned>>,
 }
 
 impl Place {
     pub(crate) fn new(entry: Entry, verdict: &Verdict) -> Self {
-        let mut again = Deadline::default();
-        if let Verdict::Wait(at) = verdict {
-            again.set(*at);
-        }
-        Self {
+        let mut place = Self {
             entry,
-            again,
+            again: Deadline::default(),
             turned: None,
+        };
+        place.heed(verdict);
+        place
+    }
+
+    fn heed(&mut self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Wait(at) => self.again.set(*at),
+            _ => self.again.clear(),
         }
     }
 
@@ -61,14 +64,19 @@ impl Place {
         if phase != Phase::Waiting {
             return Poll::Ready(phase);
         }
-        ready!(self.again.poll(cx));
-        if let Verdict::Wait(at) = self.entry.ask_again() {
-            self.again.set(at);
-            // Not in a loop: others want the lock.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        if self.again.at().is_some() {
+            ready!(self.again.poll(cx));
         }
-        Poll::Ready(self.entry.seat().phase())
+        let verdict = self.entry.ask_again();
+        self.heed(&verdict);
+        match verdict {
+            Verdict::Wait(_) | Verdict::Again => {
+                // Not in a loop: others want the lock.
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            _ => Poll::Ready(self.phase()),
+        }
     }
 
     fn phase(&self) -> Phase {
@@ -178,8 +186,7 @@ fn reset(io: &impl Socket) -> io::Error {
 /// in bytes.
 #[derive(Debug)]
 struct Turned {
-    seat: Arc<Seat>,
-    settings: Arc<Settings>,
+    ticket: Ticket,
     deadline: Deadline,
     /// How many requests there were before.
     requests: u64,
@@ -200,12 +207,10 @@ impl Turned {
     fn until(entry: &Entry, at: Instant) -> Self {
         let mut deadline = Deadline::default();
         deadline.set(at);
-        let seat = entry.seat().clone();
         Self {
             deadline,
-            requests: seat.handle().map_or(0, ConnectionHandle::requests),
-            seat,
-            settings: entry.settings().clone(),
+            requests: (entry.seat().handle()).map_or(0, ConnectionHandle::requests),
+            ticket: entry.ticket(),
             lingering: false,
             read: 0,
             shut: false,
@@ -262,26 +267,28 @@ impl Turned {
     }
 
     fn has_answered(&self) -> bool {
-        let handle = self.seat.handle();
+        let handle = self.ticket.seat().handle();
         handle.is_some_and(|handle| handle.requests() > self.requests)
     }
 
     /// An HTTP/2 client always does: window updates, the acknowledgement of settings.
     fn may_still_send(&self) -> bool {
-        self.seat.handle().is_some_and(|handle| {
+        self.ticket.seat().handle().is_some_and(|handle| {
             handle.has_unread_body() || handle.protocol() >= Some(Version::HTTP_2)
         })
     }
 
     /// Ready when the client has had all the time and all the bytes that it gets.
     fn poll_spent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.seat.register(cx.waker());
-        if self.seat.phase() == Phase::Spent || self.read >= self.settings.rejection_bytes {
+        self.ticket.seat().register(cx.waker());
+        if self.ticket.seat().phase() == Phase::Spent
+            || self.read >= self.ticket.settings().rejection_bytes
+        {
             return Poll::Ready(());
         }
         if self.has_answered() && !self.lingering {
             self.lingering = true;
-            let linger = Instant::now() + self.settings.linger;
+            let linger = Instant::now() + self.ticket.settings().linger;
             self.deadline
                 .set(self.deadline.at().map_or(linger, |at| at.min(linger)));
         }

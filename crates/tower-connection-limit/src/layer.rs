@@ -89,7 +89,10 @@ impl ConnectionLimitLayer {
     /// Who has as many gets room by [`MakeRoom`](AtCapacity::MakeRoom) from its own connections only, and
     /// else is turned away: with [`Close`](AtCapacity::Close) among the policies by a reset, with any
     /// others by a rejection, since a client that waits would keep the others waiting. The rejection looks
-    /// the same as that for the whole server. A client is remembered while it has a connection.
+    /// the same as that for the whole server.
+    ///
+    /// Without a call of this, or of [`Limit::set_max_per_client`], clients are not told apart, and
+    /// [`Limit::top_clients`] knows none. A client is remembered while it has a connection.
     ///
     /// ```
     /// # use tower_connection_limit::ConnectionLimitLayer;

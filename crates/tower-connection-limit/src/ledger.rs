@@ -2,7 +2,10 @@ use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap, HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Waker,
     time::Duration,
 };
@@ -32,7 +35,11 @@ pub(crate) struct Counts {
 }
 
 /// How many connections one search for an idle one looks at before it lets others at the lock.
-const LOOKS: usize = 64;
+const LOOKS: usize = 256;
+
+/// Each busy connection is looked at again after so long for each of them: a look takes some 0.2 us, so that
+/// looking takes a few hundredths of a core, however many there are and however many newcomers come.
+const LOOK: Duration = Duration::from_micros(5);
 
 /// How soon a newcomer that waits for somebody to become idle looks again. Nobody tells it: that would be
 /// work for each request.
@@ -53,7 +60,13 @@ const HASTE: Duration = Duration::from_millis(100);
 /// are ready for one. `aside` is the reserve: sockets past the limit, on their way out or in. Making room
 /// swaps two sockets between the accounts, so neither ever holds more than its bound.
 #[derive(Clone)]
-pub(crate) struct Ledger(Arc<Mutex<Books>>);
+pub(crate) struct Ledger(Arc<Shared>);
+
+struct Shared {
+    /// Somebody asked to tell clients apart: from then on connections are counted per client.
+    tells_clients_apart: AtomicBool,
+    books: Mutex<Books>,
+}
 
 struct Books {
     max: usize,
@@ -101,7 +114,7 @@ type Roll = BTreeSet<(Instant, usize)>;
 
 #[derive(Debug)]
 struct Member {
-    seat: Arc<Seat>,
+    line: Arc<Line>,
     standing: Standing,
     accepted: Instant,
     client: Option<Client>,
@@ -148,8 +161,10 @@ pub(crate) enum Reservation {
 #[derive(Debug)]
 pub(crate) enum Verdict {
     Serve,
-    /// Ask again then, or when told otherwise.
+    /// Ask again then, or when told.
     Wait(Instant),
+    /// Ask again at once: others wanted the lock meanwhile.
+    Again,
     Reject,
     Reset,
 }
@@ -172,7 +187,7 @@ impl fmt::Debug for Ledger {
 
 impl Ledger {
     pub(crate) fn new(max: usize, reserve: usize) -> Self {
-        Self(Arc::new(Mutex::new(Books {
+        let books = Books {
             max: unlimited(max),
             max_per_client: usize::MAX,
             max_upgraded: None,
@@ -197,7 +212,11 @@ impl Ledger {
             evicted: 0,
             departed: 0,
             turnover: Turnover::default(),
-        })))
+        };
+        Self(Arc::new(Shared {
+            tells_clients_apart: AtomicBool::new(false),
+            books: Mutex::new(books),
+        }))
     }
 
     // --- acceptors
@@ -224,7 +243,7 @@ impl Ledger {
         if books.has_permit() && !books.holds_back() {
             books.taken += 1;
             books.ready += 1;
-            books.acceptors.remove(&acceptor);
+            books.wait_no_more(acceptor);
             return Ok(Reservation::Permit);
         }
         let mut again = None;
@@ -235,7 +254,7 @@ impl Ledger {
                 Ok(()) => {
                     books.aside += 1;
                     books.promised += 1;
-                    books.acceptors.remove(&acceptor);
+                    books.wait_no_more(acceptor);
                     return Ok(Reservation::Aside);
                 }
                 Err(at) => again = at,
@@ -271,9 +290,15 @@ impl Ledger {
     ) -> (Entry, Verdict) {
         let now = Instant::now();
         let mut books = self.lock();
-        let seat = Arc::new(Seat::new(Phase::Waiting));
-        let key = books.members.insert(Member {
-            seat: seat.clone(),
+        let vacant = books.members.vacant_entry();
+        let line = Arc::new(Line {
+            seat: Seat::new(Phase::Waiting),
+            key: vacant.key(),
+            ledger: self.clone(),
+            settings: settings.clone(),
+        });
+        vacant.insert(Member {
+            line: line.clone(),
             standing: Standing::Waiting,
             accepted: now,
             client,
@@ -289,17 +314,11 @@ impl Ledger {
             }
             Reservation::Aside => books.promised -= 1,
         }
-        let verdict = books.decide(key, settings, now);
+        let verdict = books.decide(line.key, settings, now);
         let woken = books.settle();
         drop(books);
         wake(woken);
-        let ticket = Ticket {
-            ledger: self.clone(),
-            key,
-            seat,
-            settings: settings.clone(),
-        };
-        (Entry(ticket), verdict)
+        (Entry(line), verdict)
     }
 
     // --- handles
@@ -336,7 +355,13 @@ impl Ledger {
         self.change(|books| books.max = unlimited(max));
     }
 
+    pub(crate) fn tells_clients_apart(&self) -> bool {
+        // Relaxed: who sees it late counts its connection as nobody's.
+        self.0.tells_clients_apart.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn set_max_per_client(&self, max: usize) {
+        self.0.tells_clients_apart.store(true, Ordering::Relaxed);
         self.change(|books| books.max_per_client = unlimited(max));
     }
 
@@ -364,41 +389,39 @@ impl Ledger {
 
     fn lock(&self) -> MutexGuard<'_, Books> {
         // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-// === impl Ticket ===
+// === impl Line ===
 
-/// What leads to a connection's line in the books.
-#[derive(Clone)]
-pub(crate) struct Ticket {
-    ledger: Ledger,
+/// A connection's line in the books.
+struct Line {
+    seat: Seat,
     key: usize,
-    seat: Arc<Seat>,
+    ledger: Ledger,
     settings: Arc<Settings>,
 }
 
-/// A line in the books. It is struck out when this is dropped; so it lives in the socket.
+/// The socket's hold on its line, which is struck out when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Entry(Ticket);
+pub(crate) struct Entry(Arc<Line>);
+
+/// What leads to the line for as long as it is there.
+#[derive(Clone, Debug)]
+pub(crate) struct Ticket(Arc<Line>);
 
 impl Ticket {
-    /// The line, unless the socket is gone already and its line another's.
-    fn line<'a>(&self, books: &'a mut Books) -> Option<&'a mut Member> {
-        let member = books.members.get_mut(self.key)?;
-        Arc::ptr_eq(&member.seat, &self.seat).then_some(member)
-    }
-
     /// The acceptor inside has made a connection of the socket.
     pub(crate) fn adopt(&self, handle: &ConnectionHandle) {
-        let mut books = self.ledger.lock();
-        let Some(member) = self.line(&mut books) else {
+        let seat = &self.0.seat;
+        let mut books = self.0.ledger.lock();
+        let Some(member) = self.member(&mut books) else {
             return;
         };
-        self.seat.set_handle(handle.clone());
+        seat.set_handle(handle.clone());
         match &mut member.standing {
-            Standing::Served => self.seat.tell(Phase::Served),
+            Standing::Served => seat.tell(Phase::Served),
             Standing::TurnedAway { answer, .. } => {
                 if let Some(answer) = answer.take() {
                     handle.refuse(answer);
@@ -408,31 +431,22 @@ impl Ticket {
         }
         if books.max_upgraded.is_some() {
             // Weak: the handle would otherwise keep what keeps the handle.
-            let seat = Arc::downgrade(&self.seat);
-            let (ledger, key, settings) = (self.ledger.clone(), self.key, self.settings.clone());
-            handle.gate_upgrades(move || {
-                let Some(seat) = seat.upgrade() else {
-                    return Ok(());
-                };
-                let ticket = Self {
-                    ledger,
-                    key,
-                    seat,
-                    settings,
-                };
-                ticket.upgrade()
+            let line = Arc::downgrade(&self.0);
+            handle.gate_upgrades(move || match line.upgrade() {
+                Some(line) => Self(line).upgrade(),
+                None => Ok(()),
             });
         }
     }
 
     /// Moves the connection from the one limit to the other, if that has room.
     fn upgrade(&self) -> Result<(), Rejection> {
-        let mut books = self.ledger.lock();
+        let mut books = self.0.ledger.lock();
         let Some(max) = books.max_upgraded else {
             return Ok(());
         };
         let full = books.upgraded >= max;
-        let Some(member) = self.line(&mut books) else {
+        let Some(member) = self.member(&mut books) else {
             return Ok(());
         };
         if !matches!(member.standing, Standing::Served) {
@@ -440,10 +454,10 @@ impl Ticket {
         }
         if full {
             books.rejected += 1;
-            return Err(books.rejection(&self.settings, Instant::now()));
+            return Err(books.rejection(&self.0.settings, Instant::now()));
         }
         member.standing = Standing::Upgraded;
-        books.unlist(self.key);
+        books.unlist(self.0.key);
         books.upgraded += 1;
         books.taken -= 1;
         let woken = books.settle();
@@ -451,9 +465,23 @@ impl Ticket {
         wake(woken);
         Ok(())
     }
+
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.0.seat
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// Unless the socket is gone already, and the key another's.
+    fn member<'a>(&self, books: &'a mut Books) -> Option<&'a mut Member> {
+        let member = books.members.get_mut(self.0.key)?;
+        Arc::ptr_eq(&member.line, &self.0).then_some(member)
+    }
 }
 
-impl fmt::Debug for Ticket {
+impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.seat.fmt(f)
     }
@@ -461,31 +489,26 @@ impl fmt::Debug for Ticket {
 
 impl Entry {
     pub(crate) fn ticket(&self) -> Ticket {
-        self.0.clone()
+        Ticket(self.0.clone())
     }
 
-    pub(crate) fn seat(&self) -> &Arc<Seat> {
+    pub(crate) fn seat(&self) -> &Seat {
         &self.0.seat
     }
 
-    pub(crate) fn settings(&self) -> &Arc<Settings> {
+    pub(crate) fn settings(&self) -> &Settings {
         &self.0.settings
     }
 
     /// A newcomer that waits asks again.
     pub(crate) fn ask_again(&self) -> Verdict {
-        let Ticket {
-            ledger,
-            key,
-            seat,
-            settings,
-        } = &self.0;
+        let key = self.0.key;
         let now = Instant::now();
-        let mut books = ledger.lock();
-        match seat.phase() {
+        let mut books = self.0.ledger.lock();
+        match self.seat().phase() {
             Phase::Waiting => {
-                books.anteroom.retain(|waiting| waiting != key);
-                let verdict = books.decide(*key, settings, now);
+                books.anteroom.retain(|waiting| *waiting != key);
+                let verdict = books.decide(key, &self.0.settings, now);
                 let woken = books.settle();
                 drop(books);
                 wake(woken);
@@ -532,6 +555,13 @@ impl Books {
         self.taken < self.max
     }
 
+    fn wait_no_more(&mut self, acceptor: AcceptorId) {
+        // A map hashes also to find nothing.
+        if !self.acceptors.is_empty() {
+            self.acceptors.remove(&acceptor);
+        }
+    }
+
     /// Whether accepting has stopped and not enough connections have ended since.
     fn holds_back(&mut self) -> bool {
         self.stopped &= self.low.is_some_and(|low| self.taken > low);
@@ -559,7 +589,7 @@ impl Books {
         if !settings.makes_room() {
             return Err(None);
         }
-        match self.oldest(settings.min_idle, now) {
+        match self.oldest(settings.min_idle, now, now) {
             Oldest::Found(_) => Ok(()),
             Oldest::NotBefore(at) => Err(Some(at)),
             Oldest::Unfinished => Err(Some(now)),
@@ -578,12 +608,12 @@ impl Books {
         }
         for policy in &settings.at_capacity {
             match policy {
-                AtCapacity::MakeRoom => match self.make_room(settings, now) {
+                AtCapacity::MakeRoom => match self.make_room(key, settings, now) {
                     Oldest::Found(_) => return self.serve(key),
                     Oldest::NotBefore(at) if at <= self.patience(key, settings) => {
                         return self.wait(key, at);
                     }
-                    Oldest::Unfinished => return self.wait(key, now),
+                    Oldest::Unfinished => return self.again(key),
                     Oldest::NotBefore(_) | Oldest::Nobody => {}
                 },
                 AtCapacity::Reject => return self.reject(key, settings, now),
@@ -621,7 +651,7 @@ impl Books {
             match oldest {
                 Some((since, victim)) if since + settings.min_idle <= now => {
                     if !self.evict(victim, settings, now) {
-                        return Some(self.wait(key, now));
+                        return Some(self.again(key));
                     }
                 }
                 Some((since, _)) if since + settings.min_idle <= self.patience(key, settings) => {
@@ -636,9 +666,10 @@ impl Books {
     }
 
     /// Ends the connection that is idle the longest, if it is for long enough.
-    fn make_room(&mut self, settings: &Settings, now: Instant) -> Oldest {
+    fn make_room(&mut self, newcomer: usize, settings: &Settings, now: Instant) -> Oldest {
+        let fresh = self.members[newcomer].accepted;
         loop {
-            match self.oldest(settings.min_idle, now) {
+            match self.oldest(settings.min_idle, now, fresh) {
                 // A request came this very moment: it is busy then, and the search finds another.
                 Oldest::Found(victim) if !self.evict(victim, settings, now) => {
                     self.list(victim, Listed::Busy(now));
@@ -651,28 +682,30 @@ impl Books {
     /// Finds the connection that is idle the longest.
     ///
     /// What it learns on the way it writes down, so that no connection is looked at twice for one change
-    /// of its own; a busy one can be idle for long enough only so much later, and is left alone till then.
-    fn oldest(&mut self, min_idle: Duration, now: Instant) -> Oldest {
+    /// of its own. A busy one is looked at once for a newcomer who came after `fresh`, and not before it
+    /// could be idle for long enough.
+    fn oldest(&mut self, min_idle: Duration, now: Instant, fresh: Instant) -> Oldest {
+        let rest = min_idle.max(LOOK * u32::try_from(self.busy.len()).unwrap_or(u32::MAX));
         for _ in 0..LOOKS {
-            let due = |roll: &Roll| {
-                roll.first()
-                    .copied()
-                    .filter(|(at, _)| *at + min_idle <= now)
-            };
-            // ## Busy => (Busy | Idle)
-            if let Some((_, key)) = due(&self.busy) {
-                self.look(key, now);
-                continue;
+            let idle = self.idle.first().copied();
+            let due = idle.filter(|(since, _)| *since + min_idle <= now);
+            let busy = self.busy.first().copied();
+            let busy = busy.filter(|(at, _)| *at + rest <= now && *at < fresh);
+            match (due, busy) {
+                // ## Busy => (Busy | Idle), unless it could not be idle for longer than the first who is
+                (due, Some((at, key))) if due.is_none_or(|(since, _)| at < since) => {
+                    self.look(key, now);
+                }
+                (Some((since, key)), _) if self.members[key].idle_since() == Some(since) => {
+                    return Oldest::Found(key);
+                }
+                // ## Idle => (Busy | Idle, but later)
+                (Some((_, key)), _) => self.look(key, now),
+                (None, _) => {
+                    let not_before = |(since, _)| Oldest::NotBefore(since + min_idle);
+                    return idle.map_or(Oldest::Nobody, not_before);
+                }
             }
-            let Some((since, key)) = due(&self.idle) else {
-                let first = self.idle.first();
-                return first.map_or(Oldest::Nobody, |(at, _)| Oldest::NotBefore(*at + min_idle));
-            };
-            // ## Idle => (Busy | Idle, but later)
-            if self.members[key].idle_since() == Some(since) {
-                return Oldest::Found(key);
-            }
-            self.look(key, now);
         }
         Oldest::Unfinished
     }
@@ -694,7 +727,7 @@ impl Books {
             self.leaving.iter().map(due).partition(|(at, _)| *at <= now);
         for (_, key) in over {
             self.leaving.remove(&key);
-            self.members[key].seat.tell(Phase::Spent);
+            self.members[key].line.seat.tell(Phase::Spent);
         }
         rest.into_iter().map(|(at, _)| at).min()
     }
@@ -706,7 +739,7 @@ impl Books {
         self.taken += 1;
         let member = &mut self.members[key];
         member.standing = Standing::Served;
-        member.seat.tell(match member.seat.handle() {
+        member.line.seat.tell(match member.line.seat.handle() {
             Some(_) => Phase::Served,
             None => Phase::Making,
         });
@@ -718,6 +751,11 @@ impl Books {
     fn wait(&mut self, key: usize, until: Instant) -> Verdict {
         self.anteroom.push_back(key);
         Verdict::Wait(until)
+    }
+
+    fn again(&mut self, key: usize) -> Verdict {
+        self.anteroom.push_back(key);
+        Verdict::Again
     }
 
     /// Rejects or resets, whichever the settings name. Nobody else must wait for what one client does, so
@@ -732,7 +770,7 @@ impl Books {
 
     fn reject(&mut self, key: usize, settings: &Settings, now: Instant) -> Verdict {
         let answer = self.rejection(settings, now);
-        let answer = match self.members[key].seat.handle() {
+        let answer = match self.members[key].line.seat.handle() {
             Some(handle) => {
                 handle.refuse(answer);
                 None
@@ -760,7 +798,7 @@ impl Books {
         let member = &mut self.members[key];
         let until = member.accepted + settings.rejection_pause;
         member.standing = Standing::TurnedAway { answer, until };
-        member.seat.tell(phase);
+        member.line.seat.tell(phase);
         if phase == Phase::Rejected {
             self.leaving.insert(key);
         }
@@ -783,13 +821,13 @@ impl Books {
     fn evict(&mut self, key: usize, settings: &Settings, now: Instant) -> bool {
         let refusal = self.rejection(settings, now);
         let member = &mut self.members[key];
-        if let Some(handle) = member.seat.handle() {
+        if let Some(handle) = member.line.seat.handle() {
             if !handle.close_if_idle(refusal) {
                 return false;
             }
         }
         member.standing = Standing::Evicted(now);
-        member.seat.tell(Phase::Evicted);
+        member.line.seat.tell(Phase::Evicted);
         self.leaving.insert(key);
         self.unlist(key);
         self.disown(key);
@@ -851,7 +889,7 @@ impl Books {
 impl Member {
     /// Since when nothing is in flight; `None` while something is, or if the connection ends anyway.
     fn idle_since(&self) -> Option<Instant> {
-        match self.seat.handle() {
+        match self.line.seat.handle() {
             None => Some(self.accepted),
             Some(handle) if handle.is_closing() => None,
             Some(handle) => handle.idle_since(),
@@ -860,7 +898,7 @@ impl Member {
 
     /// When it has had time enough to leave the reserve, if others wait for its place.
     fn may_be_hastened(&self, settings: &Settings) -> Instant {
-        let handle = self.seat.handle();
+        let handle = self.line.seat.handle();
         let answered = handle.filter(|handle| handle.requests() > 0);
         match (&self.standing, answered) {
             (Standing::Evicted(since), _) => *since + HASTE,
@@ -873,7 +911,8 @@ impl Member {
     }
 
     fn is_upgraded(&self) -> bool {
-        self.seat
+        self.line
+            .seat
             .handle()
             .is_some_and(ConnectionHandle::is_upgraded)
     }

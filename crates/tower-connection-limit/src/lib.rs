@@ -1,4 +1,4 @@
-//! Wait for, or readably refuse, connections past a limit.
+//! Make room for, readably refuse, or wait for connections past a limit.
 //!
 //! A server that accepts without a limit dies by its descriptors: at `RLIMIT_NOFILE` it can no longer
 //! open a file or reach its database. `axum::serve` 0.8 and hyper have no such limit, and a limit on

@@ -35,7 +35,8 @@ impl Limit {
         self.ledger.counts().max_per_client
     }
 
-    /// Changes it. Zero is no limit. Open connections stay.
+    /// Changes it. Zero is no limit. Open connections stay; those from before clients were first told apart
+    /// are nobody's.
     pub fn set_max_per_client(&self, max: usize) {
         self.ledger.set_max_per_client(max);
     }
@@ -80,7 +81,8 @@ impl Limit {
         self.ledger.counts().waiting
     }
 
-    /// The `n` clients with the most connections, the most first.
+    /// The `n` clients with the most connections, the most first. Empty unless clients are told apart; see
+    /// [`max_per_client`](crate::ConnectionLimitLayer::max_per_client).
     ///
     /// Looks at every client, under the limit's lock: for a dashboard, not for a request.
     #[must_use]

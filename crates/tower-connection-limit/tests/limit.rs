@@ -192,7 +192,7 @@ fn policies_that_nobody_would_reach_are_a_mistake() {
 async fn the_default_is_a_thousand_per_worker_or_what_the_descriptors_allow() {
     // LIMIT-17
     let max = ConnectionLimitLayer::default().limit().max();
-    assert!(max >= 1 && max <= 1_024, "one worker here: {max}");
+    assert!((1..=1_024).contains(&max), "one worker here: {max}");
 }
 
 fn layer_over_hello(

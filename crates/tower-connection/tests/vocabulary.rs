@@ -238,6 +238,7 @@ async fn a_connection_is_idle_since_its_last_request_ended() {
 
 #[test]
 fn only_an_idle_connection_is_closed_if_idle_and_only_once() {
+    // CONN-8
     let refusal = || Rejection::new(Duration::ZERO);
     let connection = ConnectionHandle::detached();
     let request = connection.begin(http::Version::HTTP_11);
@@ -256,7 +257,31 @@ fn only_an_idle_connection_is_closed_if_idle_and_only_once() {
 }
 
 #[tokio::test]
+async fn a_request_that_crosses_with_the_end_reads_the_refusal() {
+    // CONN-8, LIMIT-10
+    let hello = service_fn(|_: http::Request<()>| async {
+        Ok::<_, std::convert::Infallible>(http::Response::<String>::default())
+    });
+    let Ok(connection) = Accept::new(hello).call(tokio::io::duplex(1).1).await;
+    let handle = connection.handle().clone();
+    let (_io, mut service) = connection.into_parts();
+    let Ok(answer) = service.call(http::Request::default()).await;
+    assert_eq!(answer.status(), 200);
+    assert!(
+        !handle.close_if_idle(Rejection::new(Duration::ZERO)),
+        "its body is not taken"
+    );
+    drop(answer);
+    assert!(handle.close_if_idle(Rejection::new(Duration::from_secs(3)).close()));
+    let Ok(answer) = service.call(http::Request::default()).await;
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.headers()["retry-after"], "3");
+    assert_eq!(answer.headers()["connection"], "close");
+}
+
+#[tokio::test]
 async fn a_refused_request_is_answered_though_the_service_is_not_ready() {
+    // CONN-9
     struct Never;
     impl Service<http::Request<()>> for Never {
         type Response = http::Response<String>;
@@ -298,6 +323,7 @@ async fn a_refused_request_is_answered_though_the_service_is_not_ready() {
 
 #[tokio::test]
 async fn an_upgrade_that_a_gate_objects_to_is_answered_with_its_rejection() {
+    // CONN-10
     for (status, method) in [(101, "GET"), (200, "CONNECT")] {
         let switch = service_fn(move |_: http::Request<()>| async move {
             let response = http::Response::builder().status(status);

@@ -174,6 +174,70 @@ pub(crate) async fn rejections_are_bounded_in_number(stack: Stack) {
     assert_eq!(server.limit().waiting(), 1);
 }
 
+pub(crate) async fn a_rejected_client_that_stays_is_waited_for_while_it_may_send(stack: Stack) {
+    // LIMIT-4, LIMIT-6. Written by hand, since a library closes by itself.
+    if stack.is_tls() || stack.protocol() == Protocol::Http2 {
+        return;
+    }
+    let server = start(stack, 1, AtCapacity::Reject).await;
+    let _holder = holder(&server).await;
+
+    // All of its request is read: nothing can cross with the answer.
+    let mut socket = server.connect_silently();
+    let get = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    socket.write_all(get).await.expect("a new socket");
+    settle().await;
+    assert_eq!(server.limit().in_reserve(), 0);
+    let mut answer = String::new();
+    socket
+        .read_to_string(&mut answer)
+        .await
+        .expect("a whole answer");
+    assert!(answer.starts_with("HTTP/1.1 503 "));
+
+    // Half of its body is still to come: a millisecond before the second is over, and at.
+    let mut socket = server.connect_silently();
+    let post = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n";
+    socket.write_all(post).await.expect("a new socket");
+    let answered = Instant::now();
+    sleep_until(answered + Duration::from_millis(999)).await;
+    assert_eq!(server.limit().in_reserve(), 1);
+    sleep(Duration::from_millis(3)).await;
+    assert_eq!(server.limit().in_reserve(), 0);
+}
+
+pub(crate) async fn a_rejected_client_is_read_no_further_than_its_bytes(stack: Stack) {
+    // LIMIT-6
+    if stack.protocol() == Protocol::Http2 {
+        return; // its window holds it back before
+    }
+    let layer = ConnectionLimitLayer::new(1).at_capacity(AtCapacity::Reject);
+    let server = Server::start(stack, layer.rejection_bytes(100_000)).await;
+    let _holder = holder(&server).await;
+    let mut wire = server.connect().await;
+    let start = Instant::now();
+    let _answer_or_end = wire.post("/echo", vec![0; 1_000_000].into()).await;
+    wire.ended().await;
+    settle().await;
+    assert_eq!(server.limit().in_reserve(), 0);
+    assert!(start.elapsed() < Duration::from_millis(100));
+}
+
+pub(crate) async fn who_had_time_enough_makes_way_in_the_reserve(stack: Stack) {
+    // LIMIT-6
+    let layer = ConnectionLimitLayer::new(1).at_capacity(AtCapacity::Reject);
+    let server = Server::start(stack, layer.reserve(3)).await;
+    let _holder = holder(&server).await;
+    let _silent: Vec<_> = (0..3).map(|_| server.connect_silently()).collect();
+    settle().await;
+    assert_eq!(server.limit().in_reserve(), 3);
+    let start = Instant::now();
+    let answer = ask!(server, "/").await.expect("an answer");
+    assert_rejected(&answer, stack.protocol());
+    let waited = start.elapsed();
+    assert!(waited >= Duration::from_millis(990) && waited < Duration::from_millis(1_020));
+}
+
 pub(crate) async fn a_rejection_leaves_the_others_alone(stack: Stack) {
     let server = start(stack, 1, AtCapacity::Reject).await;
     let mut holder = holder(&server).await;

@@ -120,7 +120,7 @@ impl Obey {
                 return Poll::Pending;
             }
             // At an end of stream h2 drops what it has queued (0.4, `proto/connection.rs`).
-            ended &= self.streams.is_empty();
+            ended &= self.streams.is_empty() && self.streams.between();
             // Between two frames and with everything flushed, a frame of our own harms nobody.
             if self.streams.between() {
                 match self.farewell {

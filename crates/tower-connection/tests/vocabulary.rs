@@ -14,16 +14,17 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
     time::{Instant, timeout},
 };
 use tokio_test::{assert_pending, assert_ready_ok, task};
 use tower::{Layer, Service, service_fn};
 use tower_connection::{
-    Accept, AcceptGate, BoxIo, ConnectionHandle, Deadline, Guarded, Held, Hook, Hooked, Over,
+    Accept, AcceptGate, BoxIo, ConnectionHandle, Deadline, Guarded, Held, Hook, Hooked, Obey, Over,
     Rejection, Socket,
 };
 
@@ -344,6 +345,67 @@ async fn an_upgrade_that_a_gate_objects_to_is_answered_with_its_rejection() {
             assert_eq!(answer.headers().get("connection").is_some(), objects);
         }
     }
+}
+
+#[test]
+fn an_http2_connection_that_nobody_drives_has_the_last_word_after_its_last_stream() {
+    // CONN-3
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+    let goaway = |last: [u8; 4]| frame(7, 0, 0, &[last, [0; 4]].concat());
+
+    let (mut client, server) = tokio::io::duplex(1_000);
+    let handle = ConnectionHandle::new(&server);
+    let io = Hooked::new(server, Obey::new(handle.clone()));
+    let mut io = task::spawn(io);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let request = frame(1, 5, 1, b"head");
+    let sent = [&preface[..], &frame(4, 0, 0, b""), &request].concat();
+    let all = client.write_all(&sent).now_or_never();
+    assert!(all.is_some_and(|written| written.is_ok()));
+    let read = |io: &mut task::Spawn<Hooked<DuplexStream, Obey>>| {
+        let mut bytes = [0; 100];
+        let mut buf = ReadBuf::new(&mut bytes);
+        let read = io.enter(|cx, io| io.poll_read(cx, &mut buf));
+        read.map_ok(|()| buf.filled().to_vec())
+    };
+    let heard = |client: &mut DuplexStream| {
+        let mut bytes = [0; 100];
+        let read = client.read(&mut bytes).now_or_never();
+        let n = read.expect("something was said").expect("and not cut");
+        bytes[..n].to_vec()
+    };
+    assert_eq!(assert_ready_ok!(read(&mut io)), sent);
+
+    // The body is taken, and queued in HTTP/2: nothing is in flight, and the stream is open.
+    let request = handle.begin(http::Version::HTTP_2);
+    assert_pending!(read(&mut io));
+    handle.close();
+    assert!(io.is_woken());
+    drop(request);
+    assert_pending!(read(&mut io));
+    assert_eq!(heard(&mut client), goaway([127, 255, 255, 255]));
+    assert_pending!(read(&mut io));
+
+    // A frame that is not whole is not interrupted.
+    let end = frame(0, 1, 1, b"done");
+    let (half, rest) = end.split_at(10);
+    for part in [half, rest] {
+        assert!(!io.is_woken());
+        assert_pending!(read(&mut io));
+        assert_ready_ok!(io.enter(|cx, io| io.poll_write(cx, part)));
+        assert_pending!(read(&mut io), "not flushed yet");
+        assert_ready_ok!(io.enter(|cx, io| io.poll_flush(cx)));
+        assert_eq!(heard(&mut client), part);
+        assert!(io.is_woken(), "HTTP/2 reads again only if it is woken");
+        if part == half {
+            assert_pending!(read(&mut io));
+        }
+    }
+    assert_eq!(assert_ready_ok!(read(&mut io)), b"");
+    assert_eq!(heard(&mut client), goaway([0, 0, 0, 1]));
 }
 
 // --- the gate

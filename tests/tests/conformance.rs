@@ -78,6 +78,7 @@ on_every_stack! {
     limit::who_is_at_work_never_makes_room
     limit::a_streaming_body_never_makes_room
     limit::a_web_socket_never_makes_room
+    limit::a_request_that_crosses_with_the_end_reads_the_503
     limit::who_was_at_work_a_moment_ago_makes_room_a_moment_later
     limit::who_stays_at_work_is_waited_for_no_longer_than_that
     limit::a_crowd_finds_room_one_by_one

@@ -12,8 +12,9 @@ use crate::Builder;
 
 /// Serves one connection to its end, and ends it when its handle says so.
 ///
-/// It is what [`serve`](crate::serve) does with each, for a loop of your own: `handle.close()` becomes
-/// hyper's graceful shutdown (HTTP/2: GOAWAY), `handle.abort()` a reset.
+/// It is what [`serve`](crate::serve) does with each, for a loop of your own: on HTTP/2 `handle.close()`
+/// becomes hyper's graceful shutdown, and so GOAWAY; HTTP/1 ends by itself, after what has arrived was
+/// answered; `handle.abort()` is a reset.
 ///
 /// # Examples
 ///

@@ -134,7 +134,7 @@ impl ConnectionHandle {
         self.shared.accepted_at.elapsed()
     }
 
-    /// The protocol, once the first request has told it.
+    /// The protocol, once the client has told it: by its first request, or by HTTP/2's preface.
     #[must_use]
     pub fn protocol(&self) -> Option<Version> {
         self.shared.state.protocol()
@@ -344,15 +344,20 @@ impl ConnectionHandle {
     /// Says that a driver will call the connection's own graceful shutdown, and waits for the moment.
     ///
     /// For the loop that polls hyper's connection: `Ready(End::Close)` asks for its
-    /// `graceful_shutdown`, `Ready(End::Abort)` for dropping it. Without a driver, the socket half ends
-    /// HTTP/1 connections by itself.
+    /// `graceful_shutdown`, `Ready(End::Abort)` for dropping it. Without a driver, the socket half says
+    /// GOAWAY by itself.
+    ///
+    /// HTTP/1 is never closed this way: hyper would end an idle connection without a look at what has
+    /// arrived (1.12, `proto/h1/conn.rs`, `disable_keep_alive`). The socket half reads first, and then ends
+    /// the stream.
     pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<End> {
-        self.shared.state.set_driven();
-        self.shared.state.register_driver(cx.waker());
-        match self.shared.state.phase() {
-            Phase::Open => Poll::Pending,
-            Phase::Closing => Poll::Ready(End::Close),
+        let state = &self.shared.state;
+        state.set_driven();
+        state.register_driver(cx.waker());
+        match state.phase() {
             Phase::Aborted => Poll::Ready(End::Abort),
+            Phase::Closing if state.protocol() >= Some(Version::HTTP_2) => Poll::Ready(End::Close),
+            Phase::Open | Phase::Closing => Poll::Pending,
         }
     }
 
@@ -381,8 +386,10 @@ impl fmt::Debug for ConnectionHandle {
 /// # use std::{future::poll_fn, task::Poll};
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let connection = ConnectionHandle::detached();
+/// let request = connection.begin(http::Version::HTTP_2);
 /// connection.close();
 /// assert_eq!(poll_fn(|cx| connection.poll_end(cx)).await, End::Close);
+/// # drop(request);
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -145,6 +145,16 @@ impl State {
         self.requests.load(Ordering::Relaxed)
     }
 
+    /// The client has said HTTP/2's preface.
+    pub(crate) fn set_http2(&self) {
+        self.protocol
+            .store(encode(Version::HTTP_2), Ordering::Relaxed);
+        // Only now a driver has something to do about it.
+        if self.phase() != Phase::Open {
+            self.driver.wake();
+        }
+    }
+
     pub(crate) fn protocol(&self) -> Option<Version> {
         decode(self.protocol.load(Ordering::Relaxed))
     }

@@ -37,6 +37,8 @@ pub struct Obey {
     handle: ConnectionHandle,
     /// Something was written and not flushed since.
     unflushed: bool,
+    /// Something was read, and perhaps not looked at yet. (Of HTTP/2, the streams tell.)
+    heard: bool,
     spoken: Spoken,
     /// Kept while nobody drives an HTTP/2 connection, so that this half can say GOAWAY.
     streams: Streams,
@@ -61,6 +63,7 @@ impl Obey {
         Self {
             handle,
             unflushed: false,
+            heard: false,
             spoken: Spoken::Unknown(0),
             streams: Streams::default(),
             farewell: Farewell::default(),
@@ -95,20 +98,27 @@ impl Obey {
     }
 
     fn hear(&mut self, bytes: &[u8]) {
-        if self.spoken == Spoken::Http1 {
+        let spoke = self.spoken;
+        let frames = self.spoken.hear(bytes);
+        if self.spoken != Spoken::Http2 {
+            self.heard = !bytes.is_empty();
             return;
         }
-        let frames = self.spoken.hear(bytes);
-        if self.spoken == Spoken::Http2 && self.says_goaway() {
+        if spoke != Spoken::Http2 {
+            self.handle.state().set_http2();
+            self.heard = false;
+        }
+        if self.says_goaway() {
             self.streams.hear(frames);
         }
     }
 
     /// Nothing is there to read: ends the stream if this half must.
     ///
-    /// It must unless a driver does. hyper's `graceful_shutdown` ends neither an HTTP/1 connection that
-    /// was never asked for anything, nor one with half a head (1.12, `proto/h1/conn.rs`), so these end
-    /// here in any case: an end of stream is what both understand.
+    /// It must unless a driver says GOAWAY. HTTP/1, and who has not said yet what it speaks, ends here in
+    /// any case: hyper's `graceful_shutdown` ends an idle connection without a look at what has arrived, and
+    /// ends neither one that was never asked for anything, nor one with half a head (1.12,
+    /// `proto/h1/conn.rs`).
     fn poll_end<Io: Socket>(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = self.handle.state();
         if state.phase() == Phase::Open || self.unflushed {
@@ -136,11 +146,16 @@ impl Obey {
                 }
             }
         }
-        if ended {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
+        if !ended {
+            return Poll::Pending;
         }
+        if self.heard {
+            // Perhaps a request. hyper reads once more (for a hang-up) before it calls the service.
+            self.heard = false;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Writes a GOAWAY. All before it was flushed, so the socket takes 17 bytes; a client that has left it

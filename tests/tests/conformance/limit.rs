@@ -451,6 +451,32 @@ pub(crate) async fn a_web_socket_never_makes_room(stack: Stack) {
     drop(web_socket);
 }
 
+pub(crate) async fn a_request_that_crosses_with_the_end_reads_the_503(stack: Stack) {
+    // LIMIT-10. By hand: the newcomer comes first, and the request before anybody could read it.
+    if stack.is_tls() || stack.protocol() == Protocol::Http2 {
+        return;
+    }
+    let server = start(stack, 1, MAKE_ROOM).await;
+    let mut holder = server.connect_silently();
+    let get = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    holder.write_all(get).await.expect("a new socket");
+    let mut answer = [0; 1_000];
+    let n = holder.read(&mut answer).await.expect("an answer");
+    assert!(answer[..n].starts_with(b"HTTP/1.1 200 "));
+    sleep(Duration::from_millis(100)).await;
+
+    let _newcomer = server.connect_silently();
+    holder.write_all(get).await.expect("still open");
+    let mut answer = String::new();
+    holder
+        .read_to_string(&mut answer)
+        .await
+        .expect("a whole answer");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer:?}");
+    assert!(answer.contains("connection: close"));
+    assert_eq!((server.limit().open(), server.limit().in_reserve()), (1, 0));
+}
+
 pub(crate) async fn who_was_at_work_a_moment_ago_makes_room_a_moment_later(stack: Stack) {
     // LIMIT-11: one millisecond before, and at.
     let layer = ConnectionLimitLayer::new(1).min_idle(Duration::from_millis(200));

@@ -100,6 +100,59 @@ impl<Io: Socket> Hook<Io> for Place {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.entry.seat().is_served() {
+            return Pin::new(io).poll_read(cx, buf);
+        }
+        self.poll_read_unsettled(io, cx, buf)
+    }
+
+    fn poll_write(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.entry.seat().is_served() {
+            return poll_write_slices(io, cx, bufs);
+        }
+        self.unless_reset(io)?;
+        let written = poll_write_slices(io, cx, bufs);
+        if written.is_pending() {
+            return self.poll_give_up(cx).map(Err);
+        }
+        written
+    }
+
+    fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.entry.seat().is_served() {
+            return Pin::new(io).poll_flush(cx);
+        }
+        self.unless_reset(io)?;
+        let flushed = Pin::new(io).poll_flush(cx);
+        if flushed.is_pending() {
+            return self.poll_give_up(cx).map(Err);
+        }
+        flushed
+    }
+
+    fn poll_shutdown(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unless_reset(io)?;
+        match self.phase() {
+            phase @ (Phase::Rejected | Phase::Evicted | Phase::Spent) => {
+                self.turned(phase).poll_shutdown(io, cx)
+            }
+            _ => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}
+
+impl Place {
+    fn poll_read_unsettled<Io: Socket>(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut phase = self.phase();
         if phase == Phase::Waiting {
             phase = ready!(self.poll_decided(cx));
@@ -116,52 +169,24 @@ impl<Io: Socket> Hook<Io> for Place {
         }
         match phase {
             Phase::Served => Pin::new(io).poll_read(cx, buf),
-            Phase::Reset => Poll::Ready(Err(reset(io))),
             // Nobody but this half can end a handshake.
             Phase::Evicted if self.entry.seat().handle().is_none() => Poll::Ready(Ok(())),
-            phase => self.turned(phase).poll_read(io, cx, buf),
-        }
-    }
-
-    fn poll_write(
-        &mut self,
-        io: &mut Io,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.phase() == Phase::Reset {
-            return Poll::Ready(Err(reset(io)));
-        }
-        let written = poll_write_slices(io, cx, bufs);
-        if written.is_pending() {
-            return self.poll_give_up(cx).map(Err);
-        }
-        written
-    }
-
-    fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.phase() == Phase::Reset {
-            return Poll::Ready(Err(reset(io)));
-        }
-        let flushed = Pin::new(io).poll_flush(cx);
-        if flushed.is_pending() {
-            return self.poll_give_up(cx).map(Err);
-        }
-        flushed
-    }
-
-    fn poll_shutdown(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.phase() {
-            Phase::Reset => Poll::Ready(Err(reset(io))),
-            phase @ (Phase::Rejected | Phase::Evicted | Phase::Spent) => {
-                self.turned(phase).poll_shutdown(io, cx)
+            phase => {
+                self.unless_reset(io)?;
+                self.turned(phase).poll_read(io, cx, buf)
             }
-            Phase::Served | Phase::Making | Phase::Waiting => Pin::new(io).poll_shutdown(cx),
         }
     }
-}
 
-impl Place {
+    fn unless_reset(&self, io: &impl Socket) -> io::Result<()> {
+        if self.phase() == Phase::Reset {
+            // A socket without a reset is closed by the error just the same.
+            let _ = io.reset_on_close();
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(())
+    }
+
     /// Ready once a client that was turned away has had its time.
     fn poll_give_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         match self.phase() {
@@ -172,12 +197,6 @@ impl Place {
             _ => Poll::Pending,
         }
     }
-}
-
-fn reset(io: &impl Socket) -> io::Error {
-    // A socket without a reset is closed by the error just the same.
-    let _ = io.reset_on_close();
-    io::ErrorKind::ConnectionReset.into()
 }
 
 // === impl Turned ===

@@ -64,6 +64,12 @@ impl Seat {
         }
     }
 
+    /// The one question that is asked for each read and write.
+    #[inline]
+    pub(crate) fn is_served(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == Phase::Served as u8
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         // Acquire: who sees the phase sees the handle that came with it.
         PHASES[usize::from(self.phase.load(Ordering::Acquire))]

@@ -10,7 +10,8 @@ use tokio::{io::ReadBuf, time::Instant};
 use tower_connection::{ConnectionHandle, Deadline, Hook, Hooked, Socket, poll_write_slices};
 
 use crate::{
-    ledger::{Entry, Ticket, Verdict},
+    books::Verdict,
+    ledger::{Entry, Ticket},
     seat::Phase,
 };
 

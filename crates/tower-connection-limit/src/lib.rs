@@ -77,6 +77,7 @@
 //! sorted set, and one more for each connection that was used since it was last looked at.
 
 mod accept;
+mod books;
 mod client;
 mod descriptors;
 mod io;

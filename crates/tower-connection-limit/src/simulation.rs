@@ -8,6 +8,7 @@ use tokio::time::{Instant, advance};
 use tower_connection::{ConnectionHandle, InFlight};
 
 use super::*;
+use crate::{AtCapacity, books::Listed};
 
 const RESERVE: usize = 5;
 const MIN_IDLE: Duration = Duration::from_millis(20);

@@ -19,7 +19,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
-use tower::{Service, ServiceBuilder, limit::ConcurrencyLimitLayer, timeout::TimeoutLayer};
+use tower::{Service, ServiceBuilder, timeout::TimeoutLayer};
 use tower_connection::{Connection, ConnectionService, Socket};
 use tower_connection_axum::{Accepting, FromAcceptor, accept};
 use tower_connection_hyper::serve;
@@ -68,7 +68,6 @@ async fn main() -> Result<ExitCode, BoxError> {
     if flags.tls {
         let acceptor = ServiceBuilder::new()
             .layer(limit)
-            .layer(ConcurrencyLimitLayer::new(256))
             .layer(TimeoutLayer::new(Duration::from_secs(10)))
             .layer(TlsLayer::new(tls::config(flags.stack)?))
             .service(accept(app));

@@ -1,7 +1,5 @@
 //! As much of HTTP/2's framing (RFC 9113, section 4.1) as a socket half needs to say GOAWAY by itself.
 
-use std::collections::BTreeSet;
-
 /// What a client's HTTP/2 connection begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -10,8 +8,10 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 
 /// "Every stream so far, and those that cross with this": a warning, after which the last word follows.
 pub(crate) const ANY_STREAM: u32 = u32::MAX >> 1;
@@ -52,13 +52,17 @@ impl Spoken {
 /// The streams of a connection, by what goes over the wire.
 ///
 /// A response is over for its handler when HTTP/2 has taken the last frame of its body; that frame may
-/// still wait for the client's window. Here a stream is open until the end of the response was written.
+/// still wait for the client's window. Here a stream is open from its whole head until the end of the
+/// response was written: longer than its request is in flight.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     heard: Frames,
     said: Frames,
-    // Bounded by what the HTTP stack lets the client open: it resets the others.
-    open: BTreeSet<u32>,
+    // Sorted, and bounded by what the HTTP stack lets the client open: it resets the others. A vector,
+    // because a set would allocate for each first stream.
+    open: Vec<u32>,
+    /// Its head is not whole yet.
+    opening: Option<u32>,
     last: u32,
 }
 
@@ -66,18 +70,26 @@ impl Streams {
     /// The client said `bytes`.
     pub(crate) fn hear(&mut self, bytes: &[u8]) {
         let Self {
-            heard, open, last, ..
+            heard,
+            open,
+            opening,
+            last,
+            ..
         } = self;
-        heard.follow(bytes, |frame| match frame.kind {
-            // Not the trailers of a stream that is open.
-            HEADERS if frame.stream > *last => {
-                *last = frame.stream;
-                open.insert(frame.stream);
+        heard.follow(bytes, |frame| {
+            let stream = frame.stream;
+            let whole = frame.flags & END_HEADERS != 0;
+            match frame.kind {
+                // Not the trailers of a stream that is open.
+                HEADERS => *opening = (stream > *last).then_some(stream),
+                CONTINUATION => {}
+                RST_STREAM => return close(open, stream),
+                _ => return,
             }
-            RST_STREAM => {
-                open.remove(&frame.stream);
+            if whole && opening.take() == Some(stream) {
+                *last = stream;
+                open.push(stream);
             }
-            _ => {}
         });
     }
 
@@ -90,7 +102,7 @@ impl Streams {
                 kind => kind == RST_STREAM,
             };
             if ends {
-                open.remove(&frame.stream);
+                close(open, frame.stream);
             }
         });
     }
@@ -111,11 +123,17 @@ impl Streams {
     }
 }
 
+fn close(open: &mut Vec<u32>, stream: u32) {
+    if let Ok(at) = open.binary_search(&stream) {
+        open.remove(at);
+    }
+}
+
 /// The frames of one direction.
 #[derive(Debug, Default)]
 struct Frames {
     head: [u8; FRAME_HEAD],
-    /// How much of the head is there.
+    /// How much of the head is there. It is all there while the payload comes.
     heard: usize,
     /// How much of the payload is still to come.
     payload: usize,
@@ -128,21 +146,26 @@ struct Frame {
 }
 
 impl Frames {
-    /// Calls `found` for each frame that begins in `bytes`, however they are cut.
+    /// Calls `found` for each frame that ends in `bytes`, however they are cut.
     fn follow(&mut self, mut bytes: &[u8], mut found: impl FnMut(Frame)) {
         while !bytes.is_empty() {
+            if self.heard < FRAME_HEAD {
+                let taken = (FRAME_HEAD - self.heard).min(bytes.len());
+                self.head[self.heard..][..taken].copy_from_slice(&bytes[..taken]);
+                self.heard += taken;
+                bytes = &bytes[taken..];
+                if self.heard < FRAME_HEAD {
+                    return;
+                }
+                let [a, b, c, ..] = self.head;
+                self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
+            }
             let skipped = self.payload.min(bytes.len());
             self.payload -= skipped;
             bytes = &bytes[skipped..];
-
-            let taken = (FRAME_HEAD - self.heard).min(bytes.len());
-            self.head[self.heard..][..taken].copy_from_slice(&bytes[..taken]);
-            self.heard += taken;
-            bytes = &bytes[taken..];
-            if self.heard == FRAME_HEAD {
+            if self.payload == 0 {
                 self.heard = 0;
-                let [a, b, c, kind, flags, stream @ ..] = self.head;
-                self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
+                let [_, _, _, kind, flags, stream @ ..] = self.head;
                 found(Frame {
                     kind,
                     flags,
@@ -154,7 +177,7 @@ impl Frames {
 
     /// Whether the next byte begins a frame.
     fn between(&self) -> bool {
-        self.heard == 0 && self.payload == 0
+        self.heard == 0
     }
 }
 
@@ -206,10 +229,13 @@ mod tests {
     fn frames_are_found_however_they_are_cut() {
         let bytes = [
             frame(4, 0, 0, 18),
-            frame(HEADERS, 0, 1, 30),
+            frame(HEADERS, END_HEADERS, 1, 30),
             frame(DATA, 0, 1, 3_000),
             frame(HEADERS, 0, 5, 0),
+            frame(CONTINUATION, END_HEADERS, 5, 2),
             frame(HEADERS, 0, 1, 1), // trailers
+            frame(CONTINUATION, END_HEADERS, 1, 1),
+            frame(HEADERS, 0, 9, 1), // and half a head
             frame(8, 0, 7, 4),
         ]
         .concat();
@@ -220,8 +246,19 @@ mod tests {
             }
             assert!(streams.heard.between());
             assert_eq!(streams.last(), 5);
-            assert_eq!(streams.open, [1, 5].into());
+            assert_eq!(streams.open, [1, 5]);
         }
+    }
+
+    #[test]
+    fn half_a_head_opens_no_stream() {
+        let head = frame(HEADERS, END_HEADERS | END_STREAM, 1, 30);
+        let mut streams = Streams::default();
+        for (n, byte) in head.iter().enumerate() {
+            assert!(streams.is_empty(), "{n}");
+            streams.hear(&[*byte]);
+        }
+        assert!(!streams.is_empty());
     }
 
     #[test]
@@ -239,13 +276,15 @@ mod tests {
     fn a_stream_ends_with_its_response_or_a_reset_of_either_side() {
         let mut streams = Streams::default();
         for stream in [1, 3, 5, 7] {
-            streams.hear(&frame(HEADERS, END_STREAM, stream, 9));
+            streams.hear(&frame(HEADERS, END_STREAM | END_HEADERS, stream, 9));
         }
-        streams.say(&frame(HEADERS, 4, 1, 9));
+        streams.say(&frame(HEADERS, END_HEADERS, 1, 9));
         streams.say(&frame(DATA, 0, 1, 9));
-        assert_eq!(streams.open, [1, 3, 5, 7].into());
-        streams.say(&frame(DATA, END_STREAM, 1, 9));
-        streams.say(&frame(HEADERS, END_STREAM | 4, 3, 9));
+        assert_eq!(streams.open, [1, 3, 5, 7]);
+        streams.say(&frame(DATA, END_STREAM, 1, 9)[..17]);
+        assert_eq!(streams.open, [1, 3, 5, 7]);
+        streams.say(&frame(DATA, END_STREAM, 1, 9)[17..]);
+        streams.say(&frame(HEADERS, END_STREAM | END_HEADERS, 3, 9));
         streams.say(&frame(RST_STREAM, 0, 5, 4));
         assert!(!streams.is_empty());
         streams.hear(&frame(RST_STREAM, 0, 7, 4));

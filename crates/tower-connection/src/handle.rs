@@ -152,11 +152,12 @@ impl ConnectionHandle {
         self.shared.state.in_flight()
     }
 
-    /// Since when nothing has been in flight: since the last response body ended or, before the first
-    /// request, since the connection was accepted. `None` while a request is in flight, and after an
-    /// upgrade.
+    /// Since when nothing has been under way: since the last response ended or, before the first request,
+    /// since the connection was accepted. `None` while something is, and after an upgrade.
     ///
-    /// A request is in flight from its whole head on: half a head is still idleness.
+    /// Under way is more than in flight: a response that the client does not take is, until it was flushed;
+    /// and each stream of HTTP/2 until its end was written (a WebSocket is such a stream). A request is
+    /// under way from its whole head on: half a head is still idleness.
     ///
     /// ```
     /// # use tower_connection::ConnectionHandle;
@@ -189,11 +190,12 @@ impl ConnectionHandle {
         self.shared.state.close();
     }
 
-    /// Ends the connection as [`close`](Self::close) does, but only if nothing is in flight on it.
+    /// Ends the connection as [`close`](Self::close) does, but only if nothing is
+    /// [under way](Self::idle_since) on it.
     ///
-    /// Returns whether it did. It does nothing to a connection with a request in flight, an upgraded one,
-    /// and one that closes already. A request that crosses with the end, so that it arrives when the
-    /// connection is already given up, reads `refusal`.
+    /// Returns whether it did, or somebody did before. It does nothing to a connection at work, or an
+    /// upgraded one. A request that crosses with the end, so that it arrives when the connection is already
+    /// given up, reads `refusal`.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -207,7 +209,7 @@ impl ConnectionHandle {
     /// assert!(connection.close_if_idle(refusal));
     /// assert!(connection.is_closing());
     /// ```
-    #[must_use = "it may have a request in flight"]
+    #[must_use = "it may be at work"]
     pub fn close_if_idle(&self, refusal: Rejection) -> bool {
         // Held, so that two callers do not mix their answers.
         let mut rules = self.rules();
@@ -274,7 +276,8 @@ impl ConnectionHandle {
 
     /// Ends the connection now, with a reset: handlers are dropped, and nothing stays in the kernel.
     ///
-    /// Upgraded connections end too, unless the socket was taken out of its wrappers. Where the socket has no reset (pipes, Unix sockets), it is closed.
+    /// Upgraded connections end too, unless the socket was taken out of its wrappers. Where the socket has
+    /// no reset (pipes, Unix sockets), it is closed.
     pub fn abort(&self) {
         self.shared.state.abort();
     }
@@ -305,12 +308,13 @@ impl ConnectionHandle {
     /// assert_eq!(connection.in_flight(), 0);
     /// ```
     pub fn begin(&self, version: Version) -> InFlight {
-        self.begin_or_refuse(version).0
+        self.state().set_protocol(version);
+        self.begin_or_refuse().0
     }
 
     /// As [`begin`](Self::begin), and whether the request is to be refused.
-    pub(crate) fn begin_or_refuse(&self, version: Version) -> (InFlight, bool) {
-        let refused = self.shared.state.begin(version);
+    pub(crate) fn begin_or_refuse(&self) -> (InFlight, bool) {
+        let refused = self.shared.state.begin();
         let in_flight = InFlight {
             connection: self.clone(),
         };
@@ -363,6 +367,13 @@ impl ConnectionHandle {
 
     pub(crate) fn state(&self) -> &State {
         &self.shared.state
+    }
+
+    /// Nanoseconds since it was accepted.
+    pub(crate) fn now(&self) -> u64 {
+        let since = Instant::now().duration_since(self.shared.accepted_at);
+        // They fit for 584 years.
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
@@ -425,10 +436,6 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let accepted_at = self.connection.shared.accepted_at;
-        let nanoseconds = Instant::now().duration_since(accepted_at).as_nanos();
-        // They fit for 584 years.
-        let nanoseconds = u64::try_from(nanoseconds).unwrap_or(u64::MAX);
-        self.connection.shared.state.end(nanoseconds);
+        self.connection.state().end(self.connection.now());
     }
 }

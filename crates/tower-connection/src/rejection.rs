@@ -88,8 +88,8 @@ impl Rejection {
             let pushback = u64::try_from(self.retry_after.as_millis()).unwrap_or(u64::MAX);
             headers.insert("grpc-retry-pushback-ms", HeaderValue::from(pushback));
         } else {
-            let seconds =
-                self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
+            let fraction = u64::from(self.retry_after.subsec_nanos() > 0);
+            let seconds = self.retry_after.as_secs().saturating_add(fraction);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
             *answer.status_mut() = self.status;
         }

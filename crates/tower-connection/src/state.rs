@@ -25,21 +25,23 @@ pub(crate) enum Phase {
     Aborted,
 }
 
-const CLOSING: usize = 0b0001;
-const ABORTED: usize = 0b0010;
-const UPGRADED: usize = 0b0100;
+const CLOSING: usize = 0b0_0001;
+const ABORTED: usize = 0b0_0010;
+const UPGRADED: usize = 0b0_0100;
 /// Requests are refused from now on.
-const REFUSING: usize = 0b1000;
-const REQUEST: usize = 0b1_0000;
+const REFUSING: usize = 0b0_1000;
+/// The socket half has something under way that no request counts any more.
+const BUSY: usize = 0b1_0000;
+const REQUEST: usize = 0b10_0000;
 
 #[derive(Default)]
 pub(crate) struct State {
-    // The four flags, and above them how many requests are in flight. One word, because the last request
+    // The flags, and above them how many requests are in flight. One word, because the last request
     // must see that somebody closes, or who closes must see that it was the last. Two words would need
     // sequential consistency in both threads, which costs more and which loom cannot check.
     work: AtomicUsize,
     requests: AtomicU64,
-    /// When the last request ended, in nanoseconds since the connection was accepted.
+    /// When the last work ended, in nanoseconds since the connection was accepted.
     idle_since: AtomicU64,
     protocol: AtomicU8,
     unread: AtomicBool,
@@ -73,20 +75,20 @@ impl State {
         }
     }
 
-    /// Asks for an end if, at this moment, nothing is in flight, nobody closes it yet and it is still
-    /// HTTP. Requests that begin later are refused.
+    /// Asks for an end if, at this moment, nothing is under way and it is still HTTP. Requests that begin
+    /// later are refused.
     pub(crate) fn close_if_idle(&self) -> bool {
-        // AcqRel: what was done before is seen by the half that obeys, and by who refuses.
-        let idle = self.work.compare_exchange(
-            0,
-            CLOSING | REFUSING,
-            Ordering::AcqRel,
-            Ordering::Relaxed, // nothing follows from it
-        );
-        if idle.is_ok() {
+        // AcqRel: what was done before is seen by the half that obeys, and by who refuses. Acquire: who is
+        // told that it works, by a flag or a count, sees what it works at.
+        let closed = self
+            .work
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |work| {
+                (work & !(CLOSING | REFUSING) == 0).then_some(CLOSING | REFUSING)
+            });
+        if closed.is_ok() {
             self.wake();
         }
-        idle.is_ok()
+        closed.is_ok()
     }
 
     /// Refuses the requests that begin from now on.
@@ -106,10 +108,9 @@ impl State {
     }
 
     /// Begins a request. Returns whether it is to be refused.
-    pub(crate) fn begin(&self, version: Version) -> bool {
-        // Relaxed: two statistics. The protocol never changes once it is known.
+    pub(crate) fn begin(&self) -> bool {
+        // Relaxed: a statistic.
         self.requests.fetch_add(1, Ordering::Relaxed);
-        self.protocol.store(encode(version), Ordering::Relaxed);
         self.work.fetch_add(REQUEST, Ordering::AcqRel) & REFUSING != 0
     }
 
@@ -125,30 +126,48 @@ impl State {
         }
     }
 
+    /// The socket half has something under way; said by that half alone.
+    pub(crate) fn set_busy(&self) {
+        self.work.fetch_or(BUSY, Ordering::AcqRel);
+    }
+
+    /// It has not any more. It looks itself whether that is the end.
+    pub(crate) fn set_done(&self, since_accept: u64) {
+        // Relaxed: published by the next line.
+        self.idle_since.store(since_accept, Ordering::Relaxed);
+        self.work.fetch_and(!BUSY, Ordering::AcqRel);
+    }
+
     pub(crate) fn in_flight(&self) -> usize {
         self.work.load(Ordering::Acquire) / REQUEST
     }
 
-    /// Whether it closes, nothing is in flight and it is still HTTP, all at one moment.
+    /// Whether it closes, nothing is in flight and it is still HTTP, all at one moment. Of what the socket
+    /// half has under way, that half knows more than the flag.
     pub(crate) fn has_ended(&self) -> bool {
-        self.work.load(Ordering::Acquire) & !REFUSING == CLOSING
+        self.work.load(Ordering::Acquire) & !(REFUSING | BUSY) == CLOSING
     }
 
-    /// Since when nothing is in flight, in nanoseconds since the connection was accepted; `None` while
+    /// Since when nothing is under way, in nanoseconds since the connection was accepted; `None` while
     /// something is, or if it is no longer HTTP.
     pub(crate) fn idle_since(&self) -> Option<u64> {
         let work = self.work.load(Ordering::Acquire);
-        (work < REQUEST && work & UPGRADED == 0).then(|| self.idle_since.load(Ordering::Relaxed))
+        (work & !(CLOSING | ABORTED | REFUSING) == 0)
+            .then(|| self.idle_since.load(Ordering::Relaxed))
     }
 
     pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn set_protocol(&self, version: Version) {
+        // Relaxed: it never changes once it is known.
+        self.protocol.store(encode(version), Ordering::Relaxed);
+    }
+
     /// The client has said HTTP/2's preface.
     pub(crate) fn set_http2(&self) {
-        self.protocol
-            .store(encode(Version::HTTP_2), Ordering::Relaxed);
+        self.set_protocol(Version::HTTP_2);
         // Only now a driver has something to do about it.
         if self.phase() != Phase::Open {
             self.driver.wake();
@@ -266,7 +285,7 @@ mod tests {
     fn the_last_request_and_a_close_never_miss_each_other() {
         loom::model(|| {
             let state = Arc::new(State::default());
-            state.begin(Version::HTTP_11);
+            state.begin();
 
             let request = state.clone();
             let request = loom::thread::spawn(move || request.end(1));
@@ -302,7 +321,7 @@ mod tests {
         loom::model(|| {
             let state = Arc::new(State::default());
             let request = state.clone();
-            let request = loom::thread::spawn(move || request.begin(Version::HTTP_11));
+            let request = loom::thread::spawn(move || request.begin());
             let closed = state.close_if_idle();
             assert_eq!(request.join().unwrap(), closed);
         });
@@ -312,7 +331,7 @@ mod tests {
     fn whoever_sees_a_connection_idle_sees_since_when() {
         loom::model(|| {
             let state = Arc::new(State::default());
-            state.begin(Version::HTTP_2);
+            state.begin();
             let request = state.clone();
             let request = loom::thread::spawn(move || request.end(7));
             assert!(matches!(state.idle_since(), None | Some(7)));
@@ -320,11 +339,29 @@ mod tests {
         });
     }
 
+    // The end of the response was taken by HTTP/2; the socket half knows that it still waits to be written.
+    #[test]
+    fn a_response_that_is_not_written_is_never_taken_for_idleness() {
+        loom::model(|| {
+            let state = Arc::new(State::default());
+            state.set_busy();
+            state.begin();
+            let request = state.clone();
+            let request = loom::thread::spawn(move || request.end(1));
+            assert!(!state.close_if_idle());
+            assert_eq!(state.idle_since(), None);
+            request.join().unwrap();
+            state.set_done(2);
+            assert_eq!(state.idle_since(), Some(2));
+            assert!(state.close_if_idle());
+        });
+    }
+
     #[test]
     fn an_upgrade_is_never_taken_for_idleness() {
         loom::model(|| {
             let state = Arc::new(State::default());
-            state.begin(Version::HTTP_11);
+            state.begin();
             let upgrade = state.clone();
             let upgrade = loom::thread::spawn(move || {
                 upgrade.set_upgraded();

@@ -35,14 +35,25 @@ pub type ConnectionIo<Io> = Hooked<Io, Obey>;
 #[derive(Debug)]
 pub struct Obey {
     handle: ConnectionHandle,
-    /// Something was written and not flushed since.
-    unflushed: bool,
+    written: Written,
+    /// The flag that others see: a response is stalled, or a stream of HTTP/2 is open.
+    busy: bool,
     /// Something was read, and perhaps not looked at yet. (Of HTTP/2, the streams tell.)
     heard: bool,
+    /// An abort has somebody to wake.
+    watched: bool,
     spoken: Spoken,
-    /// Kept while nobody drives an HTTP/2 connection, so that this half can say GOAWAY.
     streams: Streams,
     farewell: Farewell,
+}
+
+/// What became of what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    Flushed,
+    Unflushed,
+    /// The client did not take all of it at once.
+    Stalled,
 }
 
 /// How far an HTTP/2 connection that nobody drives has said goodbye.
@@ -62,8 +73,10 @@ impl Obey {
     pub fn new(handle: ConnectionHandle) -> Self {
         Self {
             handle,
-            unflushed: false,
+            written: Written::Flushed,
+            busy: false,
             heard: false,
+            watched: false,
             spoken: Spoken::Unknown(0),
             streams: Streams::default(),
             farewell: Farewell::default(),
@@ -83,18 +96,36 @@ impl Obey {
         Ok(())
     }
 
-    /// Whether it must itself do what a driver does by `graceful_shutdown`.
-    fn says_goaway(&self) -> bool {
-        self.spoken != Spoken::Http1 && !self.handle.state().is_driven()
-    }
-
     /// The HTTP stack wrote the first `written` bytes of `bufs`.
     fn say(&mut self, bufs: &[io::IoSlice<'_>], mut written: usize) {
+        if self.spoken == Spoken::Http1 {
+            return;
+        }
         for buf in bufs {
             let said = written.min(buf.len());
             self.streams.say(&buf[..said]);
             written -= said;
         }
+        self.publish();
+    }
+
+    /// Says whether something is under way here that no request counts (any more).
+    fn publish(&mut self) {
+        let busy = self.written == Written::Stalled || !self.streams.is_empty();
+        if busy == self.busy {
+            return;
+        }
+        self.busy = busy;
+        if busy {
+            self.handle.state().set_busy();
+        } else {
+            self.handle.state().set_done(self.handle.now());
+        }
+    }
+
+    fn set_written(&mut self, written: Written) {
+        self.written = written;
+        self.publish();
     }
 
     fn hear(&mut self, bytes: &[u8]) {
@@ -108,9 +139,8 @@ impl Obey {
             self.handle.state().set_http2();
             self.heard = false;
         }
-        if self.says_goaway() {
-            self.streams.hear(frames);
-        }
+        self.streams.hear(frames);
+        self.publish();
     }
 
     /// Nothing is there to read: ends the stream if this half must.
@@ -121,7 +151,7 @@ impl Obey {
     /// `proto/h1/conn.rs`).
     fn poll_end<Io: Socket>(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = self.handle.state();
-        if state.phase() == Phase::Open || self.unflushed {
+        if state.phase() == Phase::Open || self.written != Written::Flushed {
             return Poll::Pending;
         }
         let mut ended = state.has_ended();
@@ -158,6 +188,13 @@ impl Obey {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether there can be something to do for [`poll_end`](Self::poll_end).
+    fn may_end(&self) -> bool {
+        self.spoken != Spoken::Http2
+            || !self.handle.state().is_driven()
+                && (self.farewell == Farewell::Unsaid || self.streams.is_empty())
+    }
+
     /// Writes a GOAWAY. All before it was flushed, so the socket takes 17 bytes; a client that has left it
     /// so full that it does not is not told.
     fn say_goaway<Io: Socket>(
@@ -174,7 +211,9 @@ impl Obey {
             return Err(io::ErrorKind::WriteZero.into());
         }
         // The HTTP stack flushes each time that it is polled, so it ends what this begins.
-        self.unflushed = Pin::new(io).poll_flush(cx)?.is_pending();
+        if Pin::new(io).poll_flush(cx)?.is_pending() {
+            self.written = Written::Unflushed;
+        }
         Ok(())
     }
 }
@@ -204,32 +243,37 @@ impl<Io: Socket> Hook<Io> for Obey {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check(io)?;
-        self.unflushed = true;
+        if self.written == Written::Flushed {
+            self.written = Written::Unflushed;
+        }
         if let Poll::Ready(written) = crate::poll_write_slices(io, cx, bufs) {
-            if self.says_goaway() {
-                self.say(bufs, *written.as_ref().unwrap_or(&0));
-            }
+            self.say(bufs, *written.as_ref().unwrap_or(&0));
             return Poll::Ready(written);
         }
+        self.set_written(Written::Stalled);
         self.handle.state().register_writer(cx.waker());
         self.check(io)?;
         Poll::Pending
     }
 
     fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let closing = self.handle.is_closing();
+        // The close has woken, and so taken, all wakers, and hyper need not wait for a read or a write when
+        // the abort comes. It need not have done so before, either.
+        if closing || !self.watched {
+            self.watched = true;
+            self.handle.state().register_writer(cx.waker());
+        }
         self.check(io)?;
         if let Poll::Ready(flushed) = Pin::new(&mut *io).poll_flush(cx) {
-            let last_word = self.unflushed
-                && self.says_goaway()
-                && self.handle.is_closing()
-                && (self.farewell == Farewell::Unsaid || self.streams.is_empty());
-            self.unflushed = false;
-            if last_word {
-                // h2 reads first and writes second: without this it would not read again.
+            if closing && self.written != Written::Flushed && self.may_end() {
+                // hyper and h2 read first and write second: without this they would not read again.
                 cx.waker().wake_by_ref();
             }
+            self.set_written(Written::Flushed);
             return Poll::Ready(flushed);
         }
+        self.set_written(Written::Stalled);
         self.handle.state().register_writer(cx.waker());
         self.check(io)?;
         Poll::Pending
@@ -249,11 +293,27 @@ impl<Io: Socket> Hook<Io> for Obey {
 /// The service of an accepted connection: it counts requests from the head to the end of the response
 /// body, hands the [`ConnectionHandle`] to each, says `Connection: close` when the connection ends, and
 /// answers in place of the inner service once the handle [refuses](ConnectionHandle::refuse).
-#[derive(Clone, Debug)]
+///
+/// hyper's stacks ask whether it is ready with the request in hand. When it is not, the request is in
+/// flight from then on.
+#[derive(Debug)]
 pub struct ConnectionService<S> {
     inner: S,
     handle: ConnectionHandle,
     handle_in_requests: bool,
+    /// The request that waits until the service is ready, and whether it is to be refused.
+    waiting: Option<(InFlight, bool)>,
+}
+
+// A clone starts without the request that waits here.
+impl<S: Clone> Clone for ConnectionService<S> {
+    fn clone(&self) -> Self {
+        Self::new(
+            self.inner.clone(),
+            self.handle.clone(),
+            self.handle_in_requests,
+        )
+    }
 }
 
 impl<S> ConnectionService<S> {
@@ -262,6 +322,7 @@ impl<S> ConnectionService<S> {
             inner,
             handle,
             handle_in_requests,
+            waiting: None,
         }
     }
 }
@@ -275,15 +336,29 @@ where
     type Future = ConnectionResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        if self.handle.state().is_refusing() {
+        let refused = match &self.waiting {
+            Some((_, refused)) => *refused,
+            None => self.handle.state().is_refusing(),
+        };
+        if refused {
             return Poll::Ready(Ok(()));
         }
-        self.inner.poll_ready(cx)
+        let ready = self.inner.poll_ready(cx);
+        if ready.is_pending() {
+            let handle = &self.handle;
+            let (_, refused) = self.waiting.get_or_insert_with(|| handle.begin_or_refuse());
+            if *refused {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        ready
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let version = request.version();
-        let (in_flight, refused) = self.handle.begin_or_refuse(version);
+        self.handle.state().set_protocol(version);
+        let waiting = self.waiting.take();
+        let (in_flight, refused) = waiting.unwrap_or_else(|| self.handle.begin_or_refuse());
         if refused {
             return ConnectionResponseFuture::refused(&request, in_flight);
         }

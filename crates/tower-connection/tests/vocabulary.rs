@@ -238,7 +238,7 @@ async fn a_connection_is_idle_since_its_last_request_ended() {
 }
 
 #[test]
-fn only_an_idle_connection_is_closed_if_idle_and_only_once() {
+fn only_an_idle_connection_is_closed_if_idle() {
     // CONN-8
     let refusal = || Rejection::new(Duration::ZERO);
     let connection = ConnectionHandle::detached();
@@ -247,14 +247,18 @@ fn only_an_idle_connection_is_closed_if_idle_and_only_once() {
     assert!(!connection.is_closing());
     drop(request);
     assert!(connection.close_if_idle(refusal()));
-    assert!(!connection.close_if_idle(refusal()), "it closes already");
+
+    // A connection that closes may still have work, and may never get to its end without.
+    let connection = ConnectionHandle::detached();
+    let request = connection.begin(http::Version::HTTP_11);
+    connection.close();
+    assert!(!connection.close_if_idle(refusal()));
+    drop(request);
+    assert!(connection.close_if_idle(refusal()));
 
     let connection = ConnectionHandle::detached();
-    connection.close();
-    assert!(
-        !connection.close_if_idle(refusal()),
-        "somebody else closed it"
-    );
+    connection.abort();
+    assert!(!connection.close_if_idle(refusal()), "it ends anyway");
 }
 
 #[tokio::test]
@@ -280,34 +284,50 @@ async fn a_request_that_crosses_with_the_end_reads_the_refusal() {
     assert_eq!(answer.headers()["connection"], "close");
 }
 
+/// A service that is never ready.
+#[derive(Clone)]
+struct Never;
+
+impl Service<http::Request<()>> for Never {
+    type Response = http::Response<String>;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Pending
+    }
+
+    fn call(&mut self, _: http::Request<()>) -> Self::Future {
+        panic!("it was not ready")
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_its_service_is_in_flight() {
+    // CONN-5, LIMIT-10. hyper-util asks a clone of the service, with the request in hand.
+    let Ok(connection) = Accept::new(Never).call(tokio::io::duplex(1).1).await;
+    let handle = connection.handle().clone();
+    let (_io, service) = connection.into_parts();
+    let mut asked = service.clone();
+    let mut waiting = task::spawn(());
+    for _ in 0..3 {
+        assert_pending!(waiting.enter(|cx, _| asked.poll_ready(cx)));
+        assert_eq!((handle.in_flight(), handle.requests()), (1, 1));
+    }
+    assert!(!handle.close_if_idle(Rejection::new(Duration::ZERO)));
+    drop(asked.clone());
+    assert_eq!(handle.in_flight(), 1);
+    drop(asked);
+    assert_eq!(handle.in_flight(), 0);
+}
+
 #[tokio::test]
 async fn a_refused_request_is_answered_though_the_service_is_not_ready() {
     // CONN-9
-    struct Never;
-    impl Service<http::Request<()>> for Never {
-        type Response = http::Response<String>;
-        type Error = std::convert::Infallible;
-        type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
-
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-            Poll::Pending
-        }
-
-        fn call(&mut self, _: http::Request<()>) -> Self::Future {
-            panic!("it was not ready")
-        }
-    }
-    impl Clone for Never {
-        fn clone(&self) -> Self {
-            Self
-        }
-    }
     let Ok(connection) = Accept::new(Never).call(tokio::io::duplex(1).1).await;
     let handle = connection.handle().clone();
     let (_io, mut service) = connection.into_parts();
     let mut waiting = task::spawn(());
-    assert_pending!(waiting.enter(|cx, _| service.poll_ready(cx)));
-
     handle.refuse(Rejection::new(Duration::from_secs(7)).close());
     assert!(!handle.is_closing(), "until it was told");
     assert_ready_ok!(waiting.enter(|cx, _| service.poll_ready(cx)));
@@ -399,7 +419,8 @@ fn an_http2_connection_that_nobody_drives_has_the_last_word_after_its_last_strea
         assert_pending!(read(&mut io), "not flushed yet");
         assert_ready_ok!(io.enter(|cx, io| io.poll_flush(cx)));
         assert_eq!(heard(&mut client), part);
-        assert!(io.is_woken(), "HTTP/2 reads again only if it is woken");
+        // HTTP/2 reads again only if it is woken.
+        assert_eq!(io.is_woken(), part == rest, "at the end of the stream");
         if part == half {
             assert_pending!(read(&mut io));
         }

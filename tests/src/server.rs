@@ -226,6 +226,12 @@ fn router(handlers: Handlers) -> Router {
         .route("/panic", get(panic))
         .route("/close", get(close))
         .route("/close/{n}", get(close_after))
+        .route("/close-amid/{n}", get(close_amid))
+        .route("/close-abort", get(close_abort))
+        .route(
+            "/bytes/{n}",
+            get(async |Path(n): Path<usize>| vec![b'.'; n]),
+        )
         .route("/abort", get(abort))
         .route("/connection", get(connection))
         .route("/ws", any(ws))
@@ -263,6 +269,39 @@ async fn close_after(
 ) -> Vec<u8> {
     connection.close();
     vec![b'.'; n]
+}
+
+/// The connection closes when the head and a byte are out, and so many bytes are still to come.
+async fn close_amid(
+    Extension(connection): Extension<ConnectionHandle>,
+    Path(n): Path<usize>,
+) -> Body {
+    Body::from_stream(futures_util::stream::unfold(0, move |frame| {
+        let connection = connection.clone();
+        async move {
+            let bytes = match frame {
+                0 => vec![b'.'],
+                1 => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    connection.close();
+                    vec![b'.'; n]
+                }
+                _ => return None,
+            };
+            Some((Ok::<_, io::Error>(bytes), frame + 1))
+        }
+    }))
+}
+
+async fn close_abort(Extension(connection): Extension<ConnectionHandle>) {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    connection.close();
+    // By somebody else: its own task would see it anyway.
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        connection.abort();
+    });
+    future::pending::<()>().await;
 }
 
 async fn abort(Extension(connection): Extension<ConnectionHandle>) {

@@ -99,7 +99,7 @@ impl Stack {
             }
             Self::HyperHttp2 => {
                 let mut builder = http2::Builder::new(TokioExecutor::new());
-                builder.timer(TokioTimer::new());
+                builder.timer(TokioTimer::new()).enable_connect_protocol();
                 serve(pipes, acceptor)
                     .with_builder(builder)
                     .with_graceful_shutdown(shutdown)

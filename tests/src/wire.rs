@@ -154,10 +154,24 @@ impl Wire {
         self.send(upgrade(path)).await
     }
 
-    /// Upgrades an HTTP/1 connection to a WebSocket.
+    /// Upgrades an HTTP/1 connection to a WebSocket, or makes a stream of HTTP/2 one.
     pub async fn web_socket(mut self) -> Upgraded {
-        let response = self.begin(upgrade("/ws")).await.expect("an answer");
-        assert_eq!(response.status(), 101);
+        let mut request = upgrade("/ws");
+        let mut status = StatusCode::SWITCHING_PROTOCOLS;
+        if matches!(self.sender, Sender::Http2(_)) {
+            // RFC 8441: only once the server has said that it may.
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            *request.method_mut() = http::Method::CONNECT;
+            for header in ["connection", "upgrade", "host", "sec-websocket-key"] {
+                request.headers_mut().remove(header);
+            }
+            request
+                .extensions_mut()
+                .insert(hyper::ext::Protocol::from_static("websocket"));
+            status = StatusCode::OK;
+        }
+        let response = self.begin(request).await.expect("an answer");
+        assert_eq!(response.status(), status);
         hyper::upgrade::on(response).await.expect("an upgrade")
     }
 

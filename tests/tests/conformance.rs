@@ -45,7 +45,9 @@ on_every_stack! {
     connection::close_ends_the_connection_after_the_answer
     connection::close_is_announced_and_lets_open_streams_finish
     connection::close_loses_nothing_of_a_large_response
+    connection::close_amid_a_response_ends_the_connection_after_it
     connection::abort_ends_the_connection_under_its_handler
+    connection::abort_after_close_ends_a_connection_that_nobody_reads
     connection::a_client_that_leaves_takes_its_handler_along
     connection::a_client_that_leaves_takes_its_body_along
     connection::a_panic_ends_its_request_and_no_other
@@ -78,11 +80,14 @@ on_every_stack! {
     limit::who_is_at_work_never_makes_room
     limit::a_streaming_body_never_makes_room
     limit::a_web_socket_never_makes_room
+    limit::a_response_that_is_not_taken_never_makes_room
+    limit::a_connection_that_cannot_close_makes_room
     limit::a_request_that_crosses_with_the_end_reads_the_503
     limit::who_was_at_work_a_moment_ago_makes_room_a_moment_later
     limit::who_stays_at_work_is_waited_for_no_longer_than_that
     limit::a_crowd_finds_room_one_by_one
     limit::without_a_rejection_a_newcomer_waits_until_somebody_is_idle
+    limit::who_waits_alone_in_the_reserve_finds_who_becomes_idle
     limit::closing_is_an_end_without_a_word
     limit::accepting_begins_again_at_the_low_watermark
     limit::a_reconnecting_client_is_not_rejected_without_a_pause

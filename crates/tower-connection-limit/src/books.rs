@@ -179,7 +179,7 @@ impl Books {
 
     /// Whether accepting has stopped and not enough connections have ended since.
     pub(crate) fn holds_back(&mut self) -> bool {
-        self.stopped &= self.low.is_some_and(|low| self.taken > low);
+        self.stopped &= (self.low).is_some_and(|low| self.taken - self.ready > low);
         self.stopped
     }
 
@@ -286,7 +286,11 @@ impl Books {
 
     /// Ends the connection that is idle the longest, if it is for long enough.
     fn make_room(&mut self, newcomer: usize, settings: &Settings, now: Instant) -> Oldest {
-        let fresh = self.members[newcomer].accepted;
+        // Who is more patient than that looks at everybody again and again.
+        let fresh = match self.patience(newcomer, settings) {
+            patience if patience < now => now,
+            _ => self.members[newcomer].accepted,
+        };
         loop {
             match self.oldest(settings.min_idle, now, fresh) {
                 // A request came this very moment: it is busy then, and the search finds another.
@@ -301,15 +305,15 @@ impl Books {
     /// Finds the connection that is idle the longest.
     ///
     /// What it learns on the way it writes down, so that no connection is looked at twice for one change
-    /// of its own. A busy one is looked at once for a newcomer who came after `fresh`, and not before it
-    /// could be idle for long enough.
+    /// of its own. A busy one is looked at if that was before `fresh`, and not before it could be idle for
+    /// long enough: once for each newcomer.
     fn oldest(&mut self, min_idle: Duration, now: Instant, fresh: Instant) -> Oldest {
         let rest = min_idle.max(LOOK * u32::try_from(self.busy.len()).unwrap_or(u32::MAX));
         for _ in 0..LOOKS {
             let idle = self.idle.first().copied();
             let due = idle.filter(|(since, _)| *since + min_idle <= now);
-            let busy = self.busy.first().copied();
-            let busy = busy.filter(|(at, _)| *at + rest <= now && *at < fresh);
+            let stale = self.busy.first().filter(|(at, _)| *at < fresh).copied();
+            let busy = stale.filter(|(at, _)| *at + rest <= now);
             match (due, busy) {
                 // ## Busy => (Busy | Idle), unless it could not be idle for longer than the first who is
                 (due, Some((at, key))) if due.is_none_or(|(since, _)| at < since) => {
@@ -321,8 +325,10 @@ impl Books {
                 // ## Idle => (Busy | Idle, but later)
                 (Some((_, key)), _) => self.look(key, now),
                 (None, _) => {
-                    let not_before = |(since, _)| Oldest::NotBefore(since + min_idle);
-                    return idle.map_or(Oldest::Nobody, not_before);
+                    let idle = idle.map(|(since, _)| since + min_idle);
+                    let stale = stale.map(|(at, _)| at + rest);
+                    let first = idle.into_iter().chain(stale).min();
+                    return first.map_or(Oldest::Nobody, Oldest::NotBefore);
                 }
             }
         }
@@ -354,6 +360,7 @@ impl Books {
     // --- what can become of a newcomer
 
     fn serve(&mut self, key: usize) -> Verdict {
+        self.leave_line(key);
         self.aside -= 1;
         self.taken += 1;
         let member = &mut self.members[key];
@@ -368,13 +375,24 @@ impl Books {
     }
 
     fn wait(&mut self, key: usize, until: Instant) -> Verdict {
-        self.anteroom.push_back(key);
+        self.stand_in_line(key);
         Verdict::Wait(until)
     }
 
     fn again(&mut self, key: usize) -> Verdict {
-        self.anteroom.push_back(key);
+        self.stand_in_line(key);
         Verdict::Again
+    }
+
+    /// Who asks again keeps its place.
+    fn stand_in_line(&mut self, key: usize) {
+        if !self.anteroom.contains(&key) {
+            self.anteroom.push_back(key);
+        }
+    }
+
+    fn leave_line(&mut self, key: usize) {
+        self.anteroom.retain(|waiting| *waiting != key);
     }
 
     /// Rejects or resets, whichever the settings name. Nobody else must wait for what one client does, so
@@ -413,9 +431,16 @@ impl Books {
         phase: Phase,
     ) {
         self.rejected += 1;
+        self.leave_line(key);
         self.disown(key);
+        // Past the reserve only one client's own connections are: nobody else waits for them.
+        let keeps_its_place = self.aside <= self.reserve;
         let member = &mut self.members[key];
-        let until = member.accepted + settings.rejection_pause;
+        let until = if keeps_its_place {
+            member.accepted + settings.rejection_pause
+        } else {
+            member.accepted
+        };
         member.standing = Standing::TurnedAway { answer, until };
         member.line.seat.tell(phase);
         if phase == Phase::Rejected {
@@ -495,22 +520,22 @@ impl Books {
             // Who waits for one of its client's own connections does not wait for a permit.
             let waits =
                 |key: &usize| self.members[*key].owned || self.members[*key].client.is_none();
-            let Some(first) = self.anteroom.iter().position(waits) else {
+            let Some(first) = self.anteroom.iter().copied().find(waits) else {
                 break;
             };
-            let key = self.anteroom.remove(first).expect("just found");
-            self.serve(key);
+            self.serve(first);
         }
         self.acceptors.drain().map(|(_, waker)| waker).collect()
     }
 }
 
 impl Member {
-    /// Since when nothing is in flight; `None` while something is, or if the connection ends anyway.
+    /// Since when nothing is under way; `None` while something is. A connection that closes may never get
+    /// there (an HTTP/2 client that does not answer a PING), so it makes room like any other.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         match self.line.seat.handle() {
             None => Some(self.accepted),
-            Some(handle) if handle.is_closing() => None,
+            Some(handle) if handle.is_aborted() => None,
             Some(handle) => handle.idle_since(),
         }
     }

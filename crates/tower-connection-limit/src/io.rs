@@ -217,7 +217,7 @@ struct Turned {
 
 impl Turned {
     fn rejected(entry: &Entry) -> Self {
-        Self::until(entry, Instant::now() + entry.settings().rejection_timeout)
+        Self::until(entry, entry.accepted() + entry.settings().rejection_timeout)
     }
 
     fn evicted(entry: &Entry) -> Self {

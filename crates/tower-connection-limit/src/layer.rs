@@ -12,6 +12,9 @@ use crate::{
 /// How many sockets may be open past the limit, by default.
 const RESERVE: usize = 128;
 
+/// Longer than any process runs, and short enough to be added to any instant.
+const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+
 /// Limits how many connections are open at once.
 ///
 /// Put it outermost, outside of TLS above all: a permit then covers the handshake, and so do the bounds on
@@ -149,7 +152,7 @@ impl ConnectionLimitLayer {
     /// distant clients, and lets a newcomer wait as long when everybody was active a moment ago.
     #[must_use]
     pub fn min_idle(mut self, min_idle: Duration) -> Self {
-        self.settings.min_idle = min_idle;
+        self.settings.min_idle = min_idle.min(FOREVER);
         self
     }
 
@@ -181,7 +184,7 @@ impl ConnectionLimitLayer {
     /// reserve, at most 1,280 are turned away in a second, and the others wait.
     #[must_use]
     pub fn rejection_pause(mut self, pause: Duration) -> Self {
-        self.settings.rejection_pause = pause;
+        self.settings.rejection_pause = pause.min(FOREVER);
         self
     }
 
@@ -193,7 +196,7 @@ impl ConnectionLimitLayer {
     #[must_use]
     pub fn rejection_timeout(mut self, timeout: Duration) -> Self {
         assert!(!timeout.is_zero(), "a rejection takes time");
-        self.settings.rejection_timeout = timeout;
+        self.settings.rejection_timeout = timeout.min(FOREVER);
         self
     }
 
@@ -211,7 +214,7 @@ impl ConnectionLimitLayer {
     /// may take to leave. Default is 1 s; zero closes at once.
     #[must_use]
     pub fn linger(mut self, linger: Duration) -> Self {
-        self.settings.linger = linger;
+        self.settings.linger = linger.min(FOREVER);
         self
     }
 

@@ -150,6 +150,7 @@ impl Ledger {
         let line = Arc::new(Line {
             seat: Seat::new(Phase::Waiting),
             key: vacant.key(),
+            accepted: now,
             ledger: self.clone(),
             settings: settings.clone(),
         });
@@ -255,6 +256,7 @@ impl Ledger {
 pub(crate) struct Line {
     pub(crate) seat: Seat,
     key: usize,
+    accepted: Instant,
     ledger: Ledger,
     settings: Arc<Settings>,
 }
@@ -283,7 +285,13 @@ impl Ticket {
                     handle.refuse(answer);
                 }
             }
-            Standing::Waiting | Standing::Evicted(_) | Standing::Upgraded => {}
+            // It made room in the middle of its handshake.
+            Standing::Evicted(_) => {
+                let refusal = books.rejection(&self.0.settings, Instant::now());
+                // Nothing can be under way on it.
+                let _ = handle.close_if_idle(refusal);
+            }
+            Standing::Waiting | Standing::Upgraded => {}
         }
         if books.max_upgraded.is_some() {
             // Weak: the handle would otherwise keep what keeps the handle.
@@ -356,6 +364,10 @@ impl Entry {
         &self.0.settings
     }
 
+    pub(crate) fn accepted(&self) -> Instant {
+        self.0.accepted
+    }
+
     /// A newcomer that waits asks again.
     pub(crate) fn ask_again(&self) -> Verdict {
         let key = self.0.key;
@@ -363,7 +375,6 @@ impl Entry {
         let mut books = self.0.ledger.lock();
         match self.seat().phase() {
             Phase::Waiting => {
-                books.anteroom.retain(|waiting| *waiting != key);
                 let verdict = books.decide(key, &self.0.settings, now);
                 let woken = books.settle();
                 drop(books);

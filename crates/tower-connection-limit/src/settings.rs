@@ -22,11 +22,15 @@ pub enum AtCapacity {
     /// HTTP/2 with GOAWAY.
     ///
     /// Idle is a connection with no request in flight, and one that never asked for anything: a silent
-    /// socket, a stalled TLS handshake, half a request head. A connection with a request in flight and an
-    /// upgraded one are never closed, nor one whose last response ended less than
+    /// socket, a stalled TLS handshake, half a request head. Never closed are a connection at work (with a
+    /// request in flight, a response that the client is slow to take, an open stream of HTTP/2), an
+    /// upgraded one, and one whose last response ended less than
     /// [`min_idle`](crate::ConnectionLimitLayer::min_idle) ago; if only such are left, the newcomer waits
     /// up to so long, and then the next policy decides. Without this, as many silent sockets as the limit
     /// allows keep everybody else out.
+    ///
+    /// With more than 5,000 connections at work, one that has become idle may be found later: each of them
+    /// delays that by 5 us, so that looking for one costs the same however many there are.
     ///
     /// Other names for it: `worker_connections` and its reusable connections (nginx), idle eviction (H2O).
     MakeRoom,

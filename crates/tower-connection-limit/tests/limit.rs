@@ -131,6 +131,41 @@ async fn a_place_that_cools_down_wakes_who_waits_for_it() {
 }
 
 #[tokio::test]
+async fn a_permit_that_a_ready_acceptor_holds_is_not_a_connection_at_the_watermark() {
+    // LIMIT-13: two servers share the limit, and nobody comes to the second.
+    let layer = ConnectionLimitLayer::new(2).low_watermark(0);
+    let mut first = acceptor!(layer);
+    let mut second = acceptor!(layer);
+    assert_ready_ok!(ready!(second));
+    assert_ready_ok!(ready!(first));
+    let Ok(connection) = first.call(duplex(1).1).await;
+    let mut waiting = task::spawn(());
+    assert_pending!(ready!(first, waiting));
+    drop(connection);
+    assert!(waiting.is_woken());
+    assert_ready_ok!(ready!(first, waiting));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_without_end_are_no_mistake() {
+    let forever = Duration::MAX;
+    let layer = ConnectionLimitLayer::new(1)
+        .min_idle(forever)
+        .rejection_pause(forever)
+        .rejection_timeout(forever)
+        .linger(forever)
+        .retry_after(forever);
+    let mut acceptor = layer_over_hello(&layer);
+    assert_ready_ok!(ready!(acceptor));
+    let Ok(_holder) = acceptor.call(duplex(1).1).await;
+    for _ in 0..3 {
+        assert_ready_ok!(ready!(acceptor));
+        let Ok(_newcomer) = acceptor.call(duplex(1).1).await;
+    }
+    assert_eq!(layer.limit().open(), 1);
+}
+
+#[tokio::test]
 async fn every_newcomer_waits_without_a_reserve() {
     let layer = ConnectionLimitLayer::new(1)
         .at_capacity(AtCapacity::Reject)

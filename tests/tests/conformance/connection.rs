@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conformance::{Protocol, Server, Stack};
+use http::Request;
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower_connection_limit::ConnectionLimitLayer;
 
@@ -109,6 +112,40 @@ pub(crate) async fn close_loses_nothing_of_a_large_response(stack: Stack) {
     assert_eq!(answer.body.len(), 1_000_000);
     let ending = wire.ended().await;
     assert_eq!(ending.goaway, stack.protocol() == Protocol::Http2);
+}
+
+pub(crate) async fn close_amid_a_response_ends_the_connection_after_it(stack: Stack) {
+    // CONN-3: the last of it is written when the client reads at last, and nothing is read after that.
+    let server = start(stack).await;
+    let mut wire = server.connect().await;
+    let request = Request::get("http://localhost/close-amid/16000000").header("host", "localhost");
+    let response = wire.begin(request.body(Bytes::new()).expect("a request"));
+    let response = response.await.expect("a head");
+    sleep(Duration::from_secs(1)).await;
+    let body = response.into_body().collect().await;
+    assert_eq!(body.expect("a whole body").to_bytes().len(), 16_000_001);
+    let ending = timeout(Duration::from_millis(10), wire.ended()).await;
+    assert_eq!(
+        ending.expect("it ends").goaway,
+        stack.protocol() == Protocol::Http2
+    );
+}
+
+pub(crate) async fn abort_after_close_ends_a_connection_that_nobody_reads(stack: Stack) {
+    // CONN-4: with a second request in its buffer, hyper does not read before the first is answered.
+    if stack.is_tls() || stack.protocol() == Protocol::Http2 {
+        return;
+    }
+    let server = start(stack).await;
+    let mut socket = server.connect_silently();
+    let get = b"GET /close-abort HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    socket
+        .write_all(&get.repeat(2))
+        .await
+        .expect("a new socket");
+    let mut said = Vec::new();
+    let end = timeout(Duration::from_millis(20), socket.read_to_end(&mut said)).await;
+    assert!(end.is_ok() && said.is_empty());
 }
 
 pub(crate) async fn abort_ends_the_connection_under_its_handler(stack: Stack) {

@@ -9,13 +9,13 @@ mod app;
 mod flags;
 mod tls;
 
-use std::{error::Error, io, process::ExitCode, time::Duration};
+use std::{error::Error, io, net::SocketAddr, process::ExitCode, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
@@ -60,7 +60,7 @@ async fn main() -> Result<ExitCode, BoxError> {
         _ => app,
     };
 
-    let listener = TcpListener::bind(flags.listen).await?;
+    let listener = listen(flags.listen)?;
     let scheme = if flags.tls { "https" } else { "http" };
     println!("listening on {scheme}://{}", listener.local_addr()?);
 
@@ -77,6 +77,18 @@ async fn main() -> Result<ExitCode, BoxError> {
         run(flags.stack, listener, acceptor, draining).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `TcpListener::bind` would have a backlog of 128, and more clients than that who come at once would meet the
+/// kernel's retransmission timer. The kernel takes this as its maximum (`net.core.somaxconn`).
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(u32::from(u16::MAX))
 }
 
 fn policies(flag: flags::AtCapacity) -> &'static [AtCapacity] {

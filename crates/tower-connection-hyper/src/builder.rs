@@ -12,7 +12,7 @@ use hyper_util::{
     server::conn::auto,
     service::{TowerToHyperService, TowerToHyperServiceFuture},
 };
-use tower_connection::BoxIo;
+use tower_connection::{BoxIo, Connection};
 use tower_service::Service;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -48,8 +48,12 @@ pub trait Builder<S> {
     /// Why it ended early.
     type Error: Into<BoxError>;
 
-    /// Serves `service` on `io`.
-    fn serve_connection(&self, io: BoxIo, service: S) -> Self::Connection;
+    /// Serves a connection.
+    ///
+    /// If a layer [bounds the time](tower_connection::ConnectionHandle::set_timed) between requests, hyper's
+    /// own `header_read_timeout` is off for this connection: it begins when hyper waits for a request, so it
+    /// is a keep-alive timeout as well, and the shorter of the two would win.
+    fn serve_connection(&self, connection: Connection<BoxIo, S>) -> Self::Connection;
 
     /// Ends the connection after the current work; go on polling it.
     fn graceful_shutdown(connection: Pin<&mut Self::Connection>);
@@ -65,9 +69,15 @@ where
     type Connection = http1::UpgradeableConnection<TokioIo<BoxIo>, TowerToHyperService<S>>;
     type Error = hyper::Error;
 
-    fn serve_connection(&self, io: BoxIo, service: S) -> Self::Connection {
-        self.serve_connection(TokioIo::new(io), TowerToHyperService::new(service))
-            .with_upgrades()
+    fn serve_connection(&self, connection: Connection<BoxIo, S>) -> Self::Connection {
+        let timed = connection.handle().is_timed();
+        let (io, service) = to_hyper(connection);
+        if timed {
+            let mut builder = self.clone();
+            builder.header_read_timeout(None);
+            return builder.serve_connection(io, service).with_upgrades();
+        }
+        self.serve_connection(io, service).with_upgrades()
     }
 
     fn graceful_shutdown(connection: Pin<&mut Self::Connection>) {
@@ -88,8 +98,9 @@ where
     type Connection = http2::Connection<TokioIo<BoxIo>, TowerToHyperService<S>, E>;
     type Error = hyper::Error;
 
-    fn serve_connection(&self, io: BoxIo, service: S) -> Self::Connection {
-        self.serve_connection(TokioIo::new(io), TowerToHyperService::new(service))
+    fn serve_connection(&self, connection: Connection<BoxIo, S>) -> Self::Connection {
+        let (io, service) = to_hyper(connection);
+        self.serve_connection(io, service)
     }
 
     fn graceful_shutdown(connection: Pin<&mut Self::Connection>) {
@@ -110,12 +121,25 @@ where
         auto::UpgradeableConnection<'static, TokioIo<BoxIo>, TowerToHyperService<S>, E>;
     type Error = BoxError;
 
-    fn serve_connection(&self, io: BoxIo, service: S) -> Self::Connection {
-        self.serve_connection_with_upgrades(TokioIo::new(io), TowerToHyperService::new(service))
+    fn serve_connection(&self, connection: Connection<BoxIo, S>) -> Self::Connection {
+        let timed = connection.handle().is_timed();
+        let (io, service) = to_hyper(connection);
+        if timed {
+            let mut builder = self.clone();
+            builder.http1().header_read_timeout(None);
+            let served = builder.serve_connection_with_upgrades(io, service);
+            return served.into_owned();
+        }
+        self.serve_connection_with_upgrades(io, service)
             .into_owned()
     }
 
     fn graceful_shutdown(connection: Pin<&mut Self::Connection>) {
         connection.graceful_shutdown();
     }
+}
+
+fn to_hyper<S>(connection: Connection<BoxIo, S>) -> (TokioIo<BoxIo>, TowerToHyperService<S>) {
+    let (io, service) = connection.into_parts();
+    (TokioIo::new(io), TowerToHyperService::new(service))
 }

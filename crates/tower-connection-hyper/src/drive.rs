@@ -51,9 +51,8 @@ where
     P: Builder<S>,
 {
     let handle = connection.handle().clone();
-    let (io, service) = connection.into_parts();
     Drive {
-        connection: builder.serve_connection(BoxIo::new(io), service),
+        connection: builder.serve_connection(connection.map_io(BoxIo::new)),
         handle,
         closing: false,
         builder: PhantomData,

@@ -1,6 +1,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::time::{Instant, Sleep};
@@ -10,6 +11,9 @@ use tokio::time::{Instant, Sleep};
 /// Setting it stores an instant. A timer is registered when somebody first waits for it, and one
 /// that fires before the deadline (it was moved later meanwhile) is re-armed then: a deadline that
 /// each request pushes forward costs one timer per period, not one per request. It is [`Unpin`].
+///
+/// A deadline that is noticed 50 ms late, because the process was stopped or starved, is put off once, by 20
+/// ms: what has arrived in the meantime waits in the kernel, and is seen before somebody is blamed for silence.
 ///
 /// # Examples
 ///
@@ -31,9 +35,17 @@ use tokio::time::{Instant, Sleep};
 #[derive(Debug, Default)]
 pub struct Deadline {
     at: Option<Instant>,
+    /// The deadline that was noticed late, and until when it is put off.
+    put_off: Option<(Instant, Instant)>,
     // Boxed, because a socket must be `Unpin`; lazy, because most deadlines are never waited for.
     timer: Option<Pin<Box<Sleep>>>,
 }
+
+/// How late a deadline is noticed by a process that gets its time.
+const LATE: Duration = Duration::from_millis(50);
+
+/// Time for the runtime to look at its sockets. (After SIGSTOP, tokio 1.54 may turn its timers first.)
+const SECOND_LOOK: Duration = Duration::from_millis(20);
 
 impl Deadline {
     /// Ends at `at`, earlier or later than before. Does not touch the timer.
@@ -54,8 +66,12 @@ impl Deadline {
 
     /// Ready once the deadline has passed; pending while there is none.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(at) = self.at else {
+        let Some(asked) = self.at else {
             return Poll::Pending;
+        };
+        let mut at = match self.put_off {
+            Some((late, until)) if late == asked => until,
+            _ => asked,
         };
         let timer = match &mut self.timer {
             Some(timer) => timer,
@@ -68,7 +84,12 @@ impl Deadline {
         }
         while timer.as_mut().poll(cx).is_ready() {
             if timer.deadline() >= at {
-                return Poll::Ready(());
+                let now = Instant::now();
+                if at != asked || now < asked + LATE {
+                    return Poll::Ready(());
+                }
+                at = now + SECOND_LOOK;
+                self.put_off = Some((asked, at));
             }
             timer.as_mut().reset(at);
         }

@@ -64,6 +64,8 @@ pub(crate) struct Streams {
     /// Its head is not whole yet.
     opening: Option<u32>,
     last: u32,
+    /// The client has said its first frame.
+    greeted: bool,
 }
 
 impl Streams {
@@ -74,9 +76,11 @@ impl Streams {
             open,
             opening,
             last,
+            greeted,
             ..
         } = self;
         heard.follow(bytes, |frame| {
+            *greeted = true;
             let stream = frame.stream;
             let whole = frame.flags & END_HEADERS != 0;
             match frame.kind {
@@ -110,6 +114,12 @@ impl Streams {
     /// Whether the server's next byte begins a frame.
     pub(crate) fn between(&self) -> bool {
         self.said.between()
+    }
+
+    /// Whether the client is in the middle of what opens the connection or a stream.
+    pub(crate) fn hears_head(&self) -> bool {
+        let part_of_a_head = |kind: u8| matches!(kind, HEADERS | CONTINUATION);
+        !self.greeted || self.opening.is_some() || self.heard.kind().is_some_and(part_of_a_head)
     }
 
     /// Whether every stream has ended.
@@ -173,6 +183,11 @@ impl Frames {
                 });
             }
         }
+    }
+
+    /// What comes at present, if it is known.
+    fn kind(&self) -> Option<u8> {
+        (self.heard == FRAME_HEAD).then_some(self.head[3])
     }
 
     /// Whether the next byte begins a frame.
@@ -255,10 +270,16 @@ mod tests {
         let head = frame(HEADERS, END_HEADERS | END_STREAM, 1, 30);
         let mut streams = Streams::default();
         for (n, byte) in head.iter().enumerate() {
-            assert!(streams.is_empty(), "{n}");
+            assert!(streams.is_empty() && streams.hears_head(), "{n}");
             streams.hear(&[*byte]);
         }
-        assert!(!streams.is_empty());
+        assert!(!streams.is_empty() && !streams.hears_head());
+        streams.hear(&frame(HEADERS, 0, 3, 0));
+        assert!(streams.hears_head());
+        streams.hear(&frame(CONTINUATION, END_HEADERS, 3, 0));
+        assert!(!streams.hears_head());
+        streams.hear(&frame(DATA, 0, 3, 5)[..10]);
+        assert!(!streams.hears_head(), "half a body is no head");
     }
 
     #[test]

@@ -173,6 +173,43 @@ impl ConnectionHandle {
         Some(self.shared.accepted_at + Duration::from_nanos(nanoseconds))
     }
 
+    /// Since when the head of a request is being received: since its first byte was read, until all of it
+    /// was. On a new HTTP/2 connection the preface and the first SETTINGS are such a head.
+    ///
+    /// Blank lines between requests of HTTP/1 are no byte of a head. A head that begins in the same segment
+    /// as the request before it ends is not seen before that request has ended and another byte of it comes.
+    ///
+    /// ```
+    /// # use tower_connection::ConnectionHandle;
+    /// let connection = ConnectionHandle::detached();
+    /// assert_eq!(connection.head_since(), None);
+    /// ```
+    #[must_use]
+    pub fn head_since(&self) -> Option<Instant> {
+        let nanoseconds = self.shared.state.head_since()?;
+        Some(self.shared.accepted_at + Duration::from_nanos(nanoseconds))
+    }
+
+    /// Says that a layer bounds how long this connection may wait for a request, so that the HTTP stack need
+    /// not. The driver of `tower-connection-hyper` then turns off hyper's `header_read_timeout`, which bounds
+    /// also how long a connection may be idle.
+    ///
+    /// ```
+    /// # use tower_connection::ConnectionHandle;
+    /// let connection = ConnectionHandle::detached();
+    /// connection.set_timed();
+    /// assert!(connection.is_timed());
+    /// ```
+    pub fn set_timed(&self) {
+        self.shared.state.set_timed();
+    }
+
+    /// Whether [`set_timed`](Self::set_timed) was called.
+    #[must_use]
+    pub fn is_timed(&self) -> bool {
+        self.shared.state.is_timed()
+    }
+
     /// Whether it became something else than HTTP (a WebSocket over HTTP/1.1).
     #[must_use]
     pub fn is_upgraded(&self) -> bool {

@@ -43,7 +43,10 @@ pub(crate) struct State {
     requests: AtomicU64,
     /// When the last work ended, in nanoseconds since the connection was accepted.
     idle_since: AtomicU64,
+    /// Since when a head is being received, in nanoseconds since the connection was accepted; zero is none.
+    head_since: AtomicU64,
     protocol: AtomicU8,
+    timed: AtomicBool,
     unread: AtomicBool,
     driven: AtomicBool,
     // Reads and writes of an upgraded connection may be awaited by two tasks, and a driver is a third.
@@ -109,8 +112,12 @@ impl State {
 
     /// Begins a request. Returns whether it is to be refused.
     pub(crate) fn begin(&self) -> bool {
-        // Relaxed: a statistic.
+        // Relaxed: a statistic, and what the task of the connection knows in any case. HTTP/1 has one head at a
+        // time, and this was it; of HTTP/2 the socket half knows.
         self.requests.fetch_add(1, Ordering::Relaxed);
+        if self.protocol.load(Ordering::Relaxed) != encode(Version::HTTP_2) {
+            self.set_head_since(None);
+        }
         self.work.fetch_add(REQUEST, Ordering::AcqRel) & REFUSING != 0
     }
 
@@ -154,6 +161,32 @@ impl State {
         let work = self.work.load(Ordering::Acquire);
         (work & !(CLOSING | ABORTED | REFUSING) == 0)
             .then(|| self.idle_since.load(Ordering::Relaxed))
+    }
+
+    /// Whether what comes next on HTTP/1 is the head of a request.
+    pub(crate) fn awaits_head(&self) -> bool {
+        self.work.load(Ordering::Acquire) & !(CLOSING | ABORTED | REFUSING | BUSY) == 0
+    }
+
+    /// Said by the socket half alone.
+    pub(crate) fn set_head_since(&self, since_accept: Option<u64>) {
+        // Relaxed: read by the task of the connection, or to be looked at.
+        let since_accept = since_accept.map_or(0, |since| since.max(1));
+        self.head_since.store(since_accept, Ordering::Relaxed);
+    }
+
+    pub(crate) fn head_since(&self) -> Option<u64> {
+        let since = self.head_since.load(Ordering::Relaxed);
+        (since != 0).then_some(since)
+    }
+
+    pub(crate) fn set_timed(&self) {
+        // Relaxed: set while the connection is made, and read when it is served.
+        self.timed.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_timed(&self) -> bool {
+        self.timed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn requests(&self) -> u64 {

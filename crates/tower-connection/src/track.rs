@@ -5,17 +5,18 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
 };
-use tokio::io::ReadBuf;
+use tokio::{io::ReadBuf, time::Instant};
 use tower_service::Service;
 
 use crate::{
-    ConnectionHandle, Guarded, Hook, Hooked, InFlight, Rejectable, Socket,
+    ConnectionHandle, Deadline, Guarded, Hook, Hooked, InFlight, Rejectable, Socket,
     frames::{ANY_STREAM, Spoken, Streams, goaway},
     state::Phase,
 };
@@ -42,9 +43,28 @@ pub struct Obey {
     heard: bool,
     /// An abort has somebody to wake.
     watched: bool,
+    head: Head,
     spoken: Spoken,
     streams: Streams,
     farewell: Farewell,
+    /// When a driven HTTP/2 connection with nothing left to do is ended without waiting for its client.
+    patience: Deadline,
+}
+
+/// How long an HTTP/2 client may take to answer the PING of hyper's graceful shutdown, once everything else
+/// is done. hyper would wait for ever (1.12 with h2 0.4, `proto/go_away.rs`).
+///
+/// Past it nothing is lost: what crosses has a higher number than the last GOAWAY names, and is safe to send
+/// again.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// The head of a request that is being received, and how many requests there were before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Head {
+    None,
+    Begun(u64),
+    /// And not all of it came at once, so others were told.
+    Told(u64),
 }
 
 /// What became of what was written.
@@ -77,9 +97,11 @@ impl Obey {
             busy: false,
             heard: false,
             watched: false,
+            head: Head::None,
             spoken: Spoken::Unknown(0),
             streams: Streams::default(),
             farewell: Farewell::default(),
+            patience: Deadline::default(),
         }
     }
 
@@ -133,6 +155,12 @@ impl Obey {
         let frames = self.spoken.hear(bytes);
         if self.spoken != Spoken::Http2 {
             self.heard = !bytes.is_empty();
+            self.end_head_of_request();
+            let state = self.handle.state();
+            let blank = |byte: &u8| matches!(byte, b'\r' | b'\n');
+            if self.head == Head::None && state.awaits_head() && !bytes.iter().all(blank) {
+                self.head = Head::Begun(state.requests());
+            }
             return;
         }
         if spoke != Spoken::Http2 {
@@ -141,6 +169,36 @@ impl Obey {
         }
         self.streams.hear(frames);
         self.publish();
+        match self.head {
+            Head::None if self.streams.hears_head() => self.head = Head::Begun(0),
+            Head::Begun(_) | Head::Told(_) if !self.streams.hears_head() => self.end_head(),
+            _ => {}
+        }
+    }
+
+    /// Nothing more is there to read: so the head that has begun is not whole, or has become a request.
+    fn note_head(&mut self) {
+        self.end_head_of_request();
+        if let Head::Begun(requests) = self.head {
+            let state = self.handle.state();
+            state.set_head_since(Some(self.handle.now()));
+            self.head = Head::Told(requests);
+        }
+    }
+
+    fn end_head_of_request(&mut self) {
+        if let Head::Begun(requests) | Head::Told(requests) = self.head {
+            if self.spoken != Spoken::Http2 && self.handle.state().requests() != requests {
+                self.end_head();
+            }
+        }
+    }
+
+    fn end_head(&mut self) {
+        if matches!(self.head, Head::Told(_)) {
+            self.handle.state().set_head_since(None);
+        }
+        self.head = Head::None;
     }
 
     /// Nothing is there to read: ends the stream if this half must.
@@ -156,11 +214,18 @@ impl Obey {
         }
         let mut ended = state.has_ended();
         if self.spoken == Spoken::Http2 {
-            if state.is_driven() {
-                return Poll::Pending;
-            }
             // At an end of stream h2 drops what it has queued (0.4, `proto/connection.rs`).
             ended &= self.streams.is_empty() && self.streams.between();
+            if state.is_driven() {
+                if !ended {
+                    self.patience.clear();
+                    return Poll::Pending;
+                }
+                if self.patience.at().is_none() {
+                    self.patience.set(Instant::now() + PATIENCE);
+                }
+                ready!(self.patience.poll(cx));
+            }
             // Between two frames and with everything flushed, a frame of our own harms nobody.
             if self.streams.between() {
                 match self.farewell {
@@ -191,8 +256,8 @@ impl Obey {
     /// Whether there can be something to do for [`poll_end`](Self::poll_end).
     fn may_end(&self) -> bool {
         self.spoken != Spoken::Http2
-            || !self.handle.state().is_driven()
-                && (self.farewell == Farewell::Unsaid || self.streams.is_empty())
+            || self.streams.is_empty()
+            || self.farewell == Farewell::Unsaid && !self.handle.state().is_driven()
     }
 
     /// Writes a GOAWAY. All before it was flushed, so the socket takes 17 bytes; a client that has left it
@@ -231,6 +296,7 @@ impl<Io: Socket> Hook<Io> for Obey {
             self.hear(&buf.filled()[before..]);
             return Poll::Ready(read);
         }
+        self.note_head();
         self.handle.state().register_reader(cx.waker());
         self.check(io)?;
         self.poll_end(io, cx)

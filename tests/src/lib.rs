@@ -18,7 +18,7 @@ mod stack;
 mod wire;
 
 pub use crate::{
-    server::Server,
+    server::{Layers, Server},
     stack::{Protocol, Stack},
     wire::{Answer, Ending, Wire},
 };

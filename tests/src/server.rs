@@ -25,6 +25,8 @@ use tower_connection::{AcceptGate, ConnectionHandle, Guarded};
 use tower_connection_axum::accept;
 use tower_connection_limit::{ConnectionLimitLayer, Limit};
 use tower_connection_rustls::TlsLayer;
+use tower_keep_alive::KeepAliveLayer;
+use tower_read_timeout::ReadTimeoutLayer;
 
 use crate::{
     Protocol, Stack, Wire,
@@ -47,6 +49,26 @@ pub struct Server {
     running: JoinHandle<io::Result<()>>,
 }
 
+/// The layers that scenarios are about.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Layers {
+    pub limit: ConnectionLimitLayer,
+    pub keep_alive: KeepAliveLayer,
+    pub read_timeout: ReadTimeoutLayer,
+}
+
+/// They are there, and off.
+impl Default for Layers {
+    fn default() -> Self {
+        Self {
+            limit: ConnectionLimitLayer::new(0),
+            keep_alive: KeepAliveLayer::new(Duration::ZERO),
+            read_timeout: ReadTimeoutLayer::new(Duration::ZERO).body(Duration::ZERO),
+        }
+    }
+}
+
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
@@ -57,8 +79,19 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// Starts it behind `limit`.
+    /// Starts it behind `limit`, and nothing else.
     pub async fn start(stack: Stack, limit: ConnectionLimitLayer) -> Self {
+        let layers = Layers {
+            limit,
+            ..Layers::default()
+        };
+        layers.start(stack).await
+    }
+}
+
+impl Layers {
+    /// Starts a server behind them.
+    pub async fn start(self, stack: Stack) -> Server {
         let (sender, receiver) = mpsc::unbounded_channel();
         let pipes = Pipes(receiver);
         let (shutdown, told) = oneshot::channel();
@@ -77,6 +110,11 @@ impl Server {
             }
             _ => router(handlers.clone()),
         };
+        let Self {
+            limit,
+            keep_alive,
+            read_timeout,
+        } = self;
         let counts = limit.limit();
         let gate = AcceptGate::default();
         let tls = stack.is_tls().then(|| Tls::new(stack.protocol()));
@@ -84,6 +122,8 @@ impl Server {
             let acceptor = ServiceBuilder::new()
                 .layer(gate.clone())
                 .layer(limit)
+                .layer(keep_alive)
+                .layer(read_timeout)
                 .layer(TimeoutLayer::new(Duration::from_secs(10)))
                 .layer(TlsLayer::new(tls.server.clone()))
                 .service(accept(app));
@@ -92,11 +132,13 @@ impl Server {
             let acceptor = ServiceBuilder::new()
                 .layer(gate.clone())
                 .layer(limit)
+                .layer(keep_alive)
+                .layer(read_timeout)
                 .service(accept(app));
             tokio::spawn(stack.serve(pipes, acceptor, told))
         };
         tokio::task::yield_now().await;
-        Self {
+        Server {
             stack,
             pipes: sender,
             limit: counts,
@@ -107,7 +149,9 @@ impl Server {
             running,
         }
     }
+}
 
+impl Server {
     /// The limit that it runs behind.
     pub fn limit(&self) -> &Limit {
         &self.limit
@@ -222,6 +266,7 @@ fn router(handlers: Handlers) -> Router {
         .route("/sleep/{ms}", get(sleep))
         .route("/endless", get(endless))
         .route("/echo", post(echo))
+        .route("/late-echo/{ms}", post(late_echo))
         .route("/ignore", post(|| async { "ignored" }))
         .route("/panic", get(panic))
         .route("/close", get(close))
@@ -251,6 +296,11 @@ async fn endless(State(handlers): State<Handlers>) -> Body {
 
 async fn echo(body: Bytes) -> Bytes {
     body
+}
+
+async fn late_echo(Path(ms): Path<u64>, request: Request) -> Body {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    request.into_body()
 }
 
 async fn panic() {

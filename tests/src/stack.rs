@@ -8,10 +8,15 @@ use tower::Service;
 use tower_connection::{Connection, ConnectionService, Socket};
 use tower_connection_axum::{Accepting, FromAcceptor};
 use tower_connection_hyper::serve;
+use tower_keep_alive::KeepAliveService;
+use tower_read_timeout::ReadTimeoutService;
 
 use crate::server::Pipes;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The service of each connection, under the layers that scenarios are about.
+type Served = KeepAliveService<ReadTimeoutService<ConnectionService<Router>>>;
 
 /// What serves, what it speaks, and whether inside TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +82,7 @@ impl Stack {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()>
     where
-        A: Service<DuplexStream, Response = Connection<I, ConnectionService<Router>>>,
+        A: Service<DuplexStream, Response = Connection<I, Served>>,
         A: Send + 'static,
         A::Error: Into<BoxError>,
         A::Future: Send + 'static,

@@ -2,8 +2,14 @@
 
 #[path = "conformance/connection.rs"]
 mod connection;
+#[path = "conformance/keep_alive.rs"]
+mod keep_alive;
 #[path = "conformance/limit.rs"]
 mod limit;
+#[path = "conformance/raw.rs"]
+mod raw;
+#[path = "conformance/read_timeout.rs"]
+mod read_timeout;
 
 /// Makes one test of a scenario for each stack.
 macro_rules! on_every_stack {
@@ -95,4 +101,39 @@ on_every_stack! {
     limit::a_client_makes_room_for_itself
     limit::upgraded_connections_have_their_own_limit
     limit::every_ugly_end_gives_its_permit_back
+    keep_alive::an_idle_connection_is_closed_at_its_timeout
+    keep_alive::without_a_timeout_an_idle_connection_stays
+    keep_alive::a_slow_handler_is_not_idle
+    keep_alive::a_silent_stream_is_not_idle
+    keep_alive::a_response_that_is_not_taken_is_not_idle
+    keep_alive::a_web_socket_is_not_idle
+    keep_alive::a_long_upload_is_not_idle
+    keep_alive::half_a_head_is_not_idle
+    keep_alive::blank_lines_are_not_activity
+    keep_alive::pings_are_not_activity
+    keep_alive::an_http2_client_that_asks_nothing_is_idle
+    keep_alive::a_silent_client_is_left_to_others
+    keep_alive::http1_clients_are_told_how_long
+    keep_alive::http10_clients_keep_what_they_ask_to_keep
+    keep_alive::a_client_that_closes_is_told_nothing
+    keep_alive::the_last_request_is_announced
+    keep_alive::an_old_connection_is_closed_with_its_next_answer
+    keep_alive::an_old_idle_connection_is_closed_after_its_grace
+    keep_alive::who_must_not_be_kept_is_closed_after_one_answer
+    read_timeout::a_silent_client_is_closed_without_a_word
+    read_timeout::a_client_that_is_silent_after_its_handshake_is_closed
+    read_timeout::half_a_handshake_is_closed
+    read_timeout::a_head_is_not_given_time_by_its_bytes
+    read_timeout::a_head_that_comes_in_time_is_answered
+    read_timeout::a_head_may_grow_up_to_its_maximum
+    read_timeout::one_byte_is_not_enough
+    read_timeout::an_opening_of_http2_must_come_in_time
+    read_timeout::half_a_head_of_http2_ends_the_connection
+    read_timeout::a_body_that_stops_is_answered_408
+    read_timeout::a_body_must_keep_its_rate
+    read_timeout::a_stream_whose_body_stops_ends_and_no_other
+    read_timeout::a_handler_that_does_not_read_is_not_the_clients_fault
+    read_timeout::a_grpc_call_may_be_silent
+    read_timeout::a_web_socket_may_be_silent
+    read_timeout::zero_bounds_nothing
 }

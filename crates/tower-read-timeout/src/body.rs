@@ -1,0 +1,190 @@
+use std::{
+    error::Error,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Buf;
+use http::Version;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+use tower_connection::{ConnectionHandle, Deadline};
+
+use crate::layer::Settings;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// How late a wait may be noticed before it is the process that was slow, and not the client.
+const LATE: Duration = Duration::from_millis(50);
+
+/// What the body of a request has in common with its response.
+#[derive(Debug)]
+pub(crate) struct Late {
+    over: AtomicBool,
+    handle: ConnectionHandle,
+    version: Version,
+}
+
+impl Late {
+    pub(crate) fn new(handle: ConnectionHandle, version: Version) -> Self {
+        Self {
+            over: AtomicBool::new(false),
+            handle,
+            version,
+        }
+    }
+
+    pub(crate) fn is_late(&self) -> bool {
+        // Relaxed: who reads the body tells who answers, which orders the two.
+        self.over.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
+    fn set(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        if self.version < Version::HTTP_2 {
+            // The rest of the body would be in the way of the next request.
+            self.handle.close();
+        }
+    }
+}
+
+/// The time for which a service has waited for a body.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    late: Arc<Late>,
+    settings: Arc<Settings>,
+    bytes: u64,
+    waited: Duration,
+    waiting: Option<Instant>,
+    deadline: Deadline,
+}
+
+impl Clock {
+    pub(crate) fn new(late: Arc<Late>, settings: Arc<Settings>) -> Self {
+        Self {
+            late,
+            settings,
+            bytes: 0,
+            waited: Duration::ZERO,
+            waiting: None,
+            deadline: Deadline::default(),
+        }
+    }
+
+    /// So many bytes came.
+    fn hear(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        let Some(since) = self.waiting.take() else {
+            return;
+        };
+        let now = Instant::now();
+        // Past the deadline, and nobody noticed: the process was stopped.
+        if self.deadline.at().is_none_or(|at| now < at + LATE) {
+            self.waited += now - since;
+        }
+        self.deadline.clear();
+    }
+
+    /// Nothing has come. Ready when it is too late.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.waiting.is_none() {
+            let now = Instant::now();
+            self.waiting = Some(now);
+            if let Some(until) = self.until(now) {
+                self.deadline.set(until);
+            }
+        }
+        self.deadline.poll(cx)
+    }
+
+    fn until(&self, now: Instant) -> Option<Instant> {
+        let left = self.settings.body(self.bytes)?.saturating_sub(self.waited);
+        Some(now + self.settings.body?.min(left))
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The body of a request that must arrive in time.
+    ///
+    /// When it does not, it ends with [`BodyTimedOut`].
+    #[derive(Debug)]
+    pub struct ReadTimeoutBody<B> {
+        #[pin]
+        body: B,
+        clock: Option<Clock>,
+    }
+}
+
+impl<B> ReadTimeoutBody<B> {
+    pub(crate) fn new(body: B, clock: Option<Clock>) -> Self {
+        Self { body, clock }
+    }
+}
+
+impl<B> Body for ReadTimeoutBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
+        let me = self.project();
+        let frame = me.body.poll_frame(cx);
+        let Some(clock) = me.clock else {
+            return frame.map_err(Into::into);
+        };
+        if let Poll::Ready(frame) = frame {
+            match &frame {
+                Some(Ok(frame)) => clock.hear(frame.data_ref().map_or(0, Buf::remaining)),
+                _ => *me.clock = None,
+            }
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        ready!(clock.poll_late(cx));
+        clock.late.set();
+        *me.clock = None;
+        Poll::Ready(Some(Err(BodyTimedOut.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The client was too slow to send the body of its request. What a [`ReadTimeoutBody`] ends with, in a box.
+///
+/// ```
+/// # use tower_read_timeout::BodyTimedOut;
+/// # fn is_slow(error: &(dyn std::error::Error + 'static)) -> bool {
+/// error.is::<BodyTimedOut>()
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyTimedOut;
+
+impl fmt::Display for BodyTimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the client was too slow to send the body")
+    }
+}
+
+impl Error for BodyTimedOut {}

@@ -1,0 +1,160 @@
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::Version;
+use tokio::{io::ReadBuf, time::Instant};
+use tower_connection::{ConnectionHandle, Deadline, Hook, Hooked, Socket, poll_write_slices};
+
+use crate::layer::Settings;
+
+/// The socket of a connection whose requests must arrive in time.
+///
+/// ```
+/// use tower_read_timeout::ReadTimeoutIo;
+///
+/// fn socket<Io>(timed: &ReadTimeoutIo<Io>) -> &Io {
+///     timed.io()
+/// }
+/// # let _ = socket::<()>;
+/// ```
+pub type ReadTimeoutIo<Io> = Hooked<Io, Reading>;
+
+/// The hook of a [`ReadTimeoutIo`].
+#[derive(Debug)]
+pub struct Reading {
+    handle: ConnectionHandle,
+    settings: Arc<Settings>,
+    /// The one timer, for whichever comes first.
+    deadline: Deadline,
+    /// How many bytes came since there was nothing under way.
+    bytes: u64,
+    wrote: bool,
+    over: Option<TimedOut>,
+}
+
+/// What is still to be done for a client whose time is over.
+#[derive(Debug)]
+enum TimedOut {
+    /// To write the rest of an answer.
+    Answering {
+        answer: Vec<u8>,
+        written: usize,
+    },
+    Answered,
+}
+
+impl Reading {
+    pub(crate) fn new(handle: ConnectionHandle, settings: Arc<Settings>) -> Self {
+        Self {
+            handle,
+            settings,
+            deadline: Deadline::default(),
+            bytes: 0,
+            wrote: false,
+            over: None,
+        }
+    }
+
+    /// Nothing is there to read. Ready when the client has had its time.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.head_until() {
+            Some(at) => self.deadline.set(at),
+            None => self.deadline.clear(),
+        }
+        self.deadline.poll(cx)
+    }
+
+    fn head_until(&mut self) -> Option<Instant> {
+        if let Some(since) = self.handle.head_since() {
+            return Some(since + self.settings.head(self.bytes)?);
+        }
+        self.bytes = 0;
+        // Before the first byte; between requests the client may be silent.
+        let silent = self.handle.requests() == 0 && self.handle.protocol().is_none();
+        if !silent {
+            return None;
+        }
+        Some(self.handle.accepted_at() + self.settings.head(0)?)
+    }
+
+    /// What the client is told: nothing, if it has sent nothing, and nothing it could not read.
+    fn answer(&self) -> TimedOut {
+        let half_a_head = self.handle.head_since().is_some();
+        // An HTTP/2 server has spoken first; a server of both has said nothing before it knew which.
+        let http1 = match self.handle.protocol() {
+            Some(version) => version < Version::HTTP_2,
+            None => !self.wrote,
+        };
+        if !(half_a_head && http1) {
+            return TimedOut::Answered;
+        }
+        let date = date();
+        let answer = format!(
+            "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\ndate: {date}\r\n\r\n"
+        );
+        TimedOut::Answering {
+            answer: answer.into_bytes(),
+            written: 0,
+        }
+    }
+
+    /// Says what is to be said, then ends the stream.
+    fn poll_end<Io: Socket>(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(TimedOut::Answering { answer, written }) = &mut self.over {
+            while *written < answer.len() {
+                // Before the response nothing was written, so the socket has room; who has none is not told.
+                let Poll::Ready(n) = Pin::new(&mut *io).poll_write(cx, &answer[*written..])? else {
+                    break;
+                };
+                *written += n;
+                if n == 0 {
+                    break;
+                }
+            }
+            let _ = ready!(Pin::new(io).poll_flush(cx));
+            self.over = Some(TimedOut::Answered);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[expect(clippy::disallowed_types, reason = "a date is the wall clock's")]
+fn date() -> String {
+    httpdate::fmt_http_date(std::time::SystemTime::now())
+}
+
+impl<Io: Socket> Hook<Io> for Reading {
+    fn poll_read(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.over.is_some() {
+            return self.poll_end(io, cx);
+        }
+        let before = buf.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut *io).poll_read(cx, buf) {
+            self.bytes += (buf.filled().len() - before) as u64;
+            return Poll::Ready(read);
+        }
+        ready!(self.poll_over(cx));
+        // ## (Silent | Head) => TimedOut
+        self.over = Some(self.answer());
+        self.poll_end(io, cx)
+    }
+
+    fn poll_write(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.wrote = true;
+        poll_write_slices(io, cx, bufs)
+    }
+}

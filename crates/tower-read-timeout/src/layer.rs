@@ -1,0 +1,202 @@
+use std::{sync::Arc, time::Duration};
+
+use tower_layer::Layer;
+
+use crate::ReadTimeout;
+
+/// Longer than any process runs, and short enough to be added to any instant.
+const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+
+/// Bounds how long a request may take to arrive. See the [crate docs](crate).
+///
+/// Put it outside of TLS, so that it covers the handshake.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_read_timeout::ReadTimeoutLayer;
+///
+/// let layer = ReadTimeoutLayer::new(Duration::from_secs(10))
+///     .head_growing(Duration::from_secs(20), 500)
+///     .body(Duration::from_secs(30))
+///     .body_rate(240);
+/// # let _ = layer;
+/// ```
+#[derive(Clone, Debug)]
+pub struct ReadTimeoutLayer {
+    settings: Settings,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) handshake: Option<Duration>,
+    head: Option<Duration>,
+    /// At most so long, and so many bytes for a second more.
+    growing: Option<(Duration, u64)>,
+    pub(crate) body: Option<Duration>,
+    pub(crate) body_rate: u64,
+}
+
+impl ReadTimeoutLayer {
+    /// Bounds the handshake, the first byte, the head of each request and HTTP/2's opening by `head`. Default
+    /// is 10 s; zero does not bound them.
+    ///
+    /// Other names for it: `client_header_timeout` (nginx), `timeout http-request` (HAProxy),
+    /// `RequestReadTimeout header=` (Apache), `ReadHeaderTimeout` (Go).
+    #[must_use]
+    pub fn new(head: Duration) -> Self {
+        Self {
+            settings: Settings {
+                handshake: duration(head),
+                head: duration(head),
+                growing: None,
+                body: Some(Duration::from_secs(30)),
+                body_rate: 240,
+            },
+        }
+    }
+
+    /// Bounds what the acceptor inside does by `timeout`: a TLS handshake, a PROXY protocol header. Default is
+    /// the time for a head; zero does not bound it.
+    #[must_use]
+    pub fn handshake(mut self, timeout: Duration) -> Self {
+        self.settings.handshake = duration(timeout);
+        self
+    }
+
+    /// Gives a head more time for each byte that came of it, up to `max` in all: one second for each
+    /// `bytes_per_second`. Default is not to.
+    ///
+    /// For clients with large heads and slow lines. With `new` of 10 s, `max` of 20 s and 500 bytes a second, a
+    /// head of 2,000 bytes has 14 s.
+    ///
+    /// Another name for it: `header=10-20,MinRate=500` (Apache's `RequestReadTimeout`).
+    ///
+    /// # Panics
+    ///
+    /// If `bytes_per_second` is zero.
+    #[must_use]
+    pub fn head_growing(mut self, max: Duration, bytes_per_second: u64) -> Self {
+        assert!(bytes_per_second > 0, "a head grows by a rate");
+        self.settings.growing = Some((max.min(FOREVER), bytes_per_second));
+        self
+    }
+
+    /// How long the service may wait for the next bytes of a body, and in all for a body that comes more slowly
+    /// than its [rate](Self::body_rate). Default is 30 s; zero does not bound bodies at all.
+    ///
+    /// Other names for it: `client_body_timeout` (nginx), `RequestReadTimeout body=` (Apache).
+    #[must_use]
+    pub fn body(mut self, timeout: Duration) -> Self {
+        self.settings.body = duration(timeout);
+        self
+    }
+
+    /// How many bytes a second a body must bring at least, on average over the time for which the service waited
+    /// for it, once it has waited for [so long](Self::body). Default is 240; zero bounds only how long no byte
+    /// comes.
+    ///
+    /// Another name for it: `MinRequestBodyDataRate` (Kestrel, 240 bytes a second).
+    #[must_use]
+    pub fn body_rate(mut self, bytes_per_second: u64) -> Self {
+        self.settings.body_rate = bytes_per_second;
+        self
+    }
+}
+
+impl Default for ReadTimeoutLayer {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(10))
+    }
+}
+
+impl<A> Layer<A> for ReadTimeoutLayer {
+    type Service = ReadTimeout<A>;
+
+    fn layer(&self, inner: A) -> Self::Service {
+        ReadTimeout::new(inner, Arc::new(self.settings))
+    }
+}
+
+fn duration(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration.min(FOREVER))
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// How long a head may take of which so many bytes have come.
+    pub(crate) fn head(&self, bytes: u64) -> Option<Duration> {
+        let least = self.head?;
+        let Some((max, rate)) = self.growing else {
+            return Some(least);
+        };
+        let grown = least.saturating_add(earned(bytes, rate));
+        Some(grown.min(max.max(least)))
+    }
+
+    /// For how long the service may wait for a body in all, of which so many bytes have come.
+    pub(crate) fn body(&self, bytes: u64) -> Option<Duration> {
+        let grace = self.body?;
+        if self.body_rate == 0 {
+            return Some(FOREVER);
+        }
+        Some(
+            grace
+                .saturating_add(earned(bytes, self.body_rate))
+                .min(FOREVER),
+        )
+    }
+}
+
+/// The time in which so many bytes come at that rate.
+fn earned(bytes: u64, rate: u64) -> Duration {
+    let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_head_is_not_given_more_time_by_its_bytes_unless_asked() {
+        // READ-3
+        let plain = ReadTimeoutLayer::new(10 * S).settings;
+        assert_eq!(plain.head(1_000_000), Some(10 * S));
+        let growing = ReadTimeoutLayer::new(10 * S)
+            .head_growing(20 * S, 500)
+            .settings;
+        assert_eq!(growing.head(0), Some(10 * S));
+        assert_eq!(growing.head(2_000), Some(14 * S));
+        assert_eq!(growing.head(1_000_000), Some(20 * S));
+        let low = ReadTimeoutLayer::new(10 * S).head_growing(5 * S, 1);
+        assert_eq!(low.settings.head(9), Some(10 * S), "never less than asked");
+        let off = ReadTimeoutLayer::new(Duration::ZERO).head_growing(20 * S, 500);
+        assert_eq!(off.settings.head(0), None);
+    }
+
+    #[test]
+    fn a_body_earns_time_by_its_bytes() {
+        // READ-5
+        let settings = ReadTimeoutLayer::default()
+            .body(30 * S)
+            .body_rate(100)
+            .settings;
+        assert_eq!(settings.body(0), Some(30 * S));
+        assert_eq!(settings.body(550), Some(35 * S + S / 2));
+        assert_eq!(settings.body(u64::MAX), Some(FOREVER));
+        let idle_only = ReadTimeoutLayer::default().body_rate(0).settings;
+        assert_eq!(idle_only.body(0), Some(FOREVER));
+        assert_eq!(
+            ReadTimeoutLayer::default()
+                .body(Duration::ZERO)
+                .settings
+                .body(9),
+            None
+        );
+    }
+}

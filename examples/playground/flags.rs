@@ -34,6 +34,26 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) max_connections_per_ip: usize,
 
+    /// How long a connection may be idle; 0 is for ever.
+    #[arg(long, value_name = "D", default_value = "5s", value_parser = duration)]
+    pub(crate) keep_alive_timeout: Duration,
+
+    /// How many requests a connection serves; 0 is no limit.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) max_requests_per_connection: u64,
+
+    /// How old a connection gets, give or take a tenth; 0 is no limit.
+    #[arg(long, value_name = "D", default_value = "0", value_parser = duration)]
+    pub(crate) max_connection_age: Duration,
+
+    /// How long a TLS handshake, a first byte, a head or HTTP/2's opening may take; 0 is for ever.
+    #[arg(long, value_name = "D", default_value = "10s", value_parser = duration)]
+    pub(crate) header_read_timeout: Duration,
+
+    /// How long a body may bring no byte; 0 is for ever.
+    #[arg(long, value_name = "D", default_value = "30s", value_parser = duration)]
+    pub(crate) body_read_timeout: Duration,
+
     #[command(flatten)]
     unbuilt: Unbuilt,
 }
@@ -69,16 +89,6 @@ struct Unbuilt {
     #[arg(long, value_name = "D", value_parser = duration)]
     max_wait: Option<Duration>,
     #[arg(long, value_name = "D", value_parser = duration)]
-    keep_alive_timeout: Option<Duration>,
-    #[arg(long, value_name = "N")]
-    max_requests_per_connection: Option<u64>,
-    #[arg(long, value_name = "D", value_parser = duration)]
-    max_connection_age: Option<Duration>,
-    #[arg(long, value_name = "D", value_parser = duration)]
-    header_read_timeout: Option<Duration>,
-    #[arg(long, value_name = "D", value_parser = duration)]
-    body_read_timeout: Option<Duration>,
-    #[arg(long, value_name = "D", value_parser = duration)]
     write_timeout: Option<Duration>,
     #[arg(long, value_name = "BYTES_PER_SECOND")]
     min_write_rate: Option<u64>,
@@ -111,14 +121,6 @@ impl Flags {
                 unbuilt.max_in_flight.as_deref().is_some_and(|n| n != "0"),
             ),
             ("--max-wait", time(unbuilt.max_wait)),
-            ("--keep-alive-timeout", time(unbuilt.keep_alive_timeout)),
-            (
-                "--max-requests-per-connection",
-                count(unbuilt.max_requests_per_connection),
-            ),
-            ("--max-connection-age", time(unbuilt.max_connection_age)),
-            ("--header-read-timeout", time(unbuilt.header_read_timeout)),
-            ("--body-read-timeout", time(unbuilt.body_read_timeout)),
             ("--write-timeout", time(unbuilt.write_timeout)),
             ("--min-write-rate", count(unbuilt.min_write_rate)),
             ("--drain-timeout", time(unbuilt.drain_timeout)),

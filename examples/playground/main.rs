@@ -9,7 +9,7 @@ mod app;
 mod flags;
 mod tls;
 
-use std::{error::Error, io, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{error::Error, io, net::SocketAddr, process::ExitCode};
 
 use axum::Router;
 use hyper::server::conn::{http1, http2};
@@ -19,12 +19,14 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
-use tower::{Service, ServiceBuilder, timeout::TimeoutLayer};
+use tower::{Service, ServiceBuilder};
 use tower_connection::{Connection, ConnectionService, Socket};
 use tower_connection_axum::{Accepting, FromAcceptor, accept};
 use tower_connection_hyper::serve;
 use tower_connection_limit::{AtCapacity, ConnectionLimitLayer};
 use tower_connection_rustls::TlsLayer;
+use tower_keep_alive::{KeepAliveLayer, KeepAliveService};
+use tower_read_timeout::{ReadTimeoutLayer, ReadTimeoutService};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -65,16 +67,21 @@ async fn main() -> Result<ExitCode, BoxError> {
     println!("listening on {scheme}://{}", listener.local_addr()?);
 
     tokio::spawn(signals(drain));
+    let layers = ServiceBuilder::new()
+        .layer(limit)
+        .layer(
+            KeepAliveLayer::new(flags.keep_alive_timeout)
+                .max_requests(flags.max_requests_per_connection)
+                .max_age(flags.max_connection_age),
+        )
+        .layer(ReadTimeoutLayer::new(flags.header_read_timeout).body(flags.body_read_timeout));
     if flags.tls {
-        let acceptor = ServiceBuilder::new()
-            .layer(limit)
-            .layer(TimeoutLayer::new(Duration::from_secs(10)))
+        let acceptor = layers
             .layer(TlsLayer::new(tls::config(flags.stack)?))
             .service(accept(app));
         run(flags.stack, listener, acceptor, draining).await?;
     } else {
-        let acceptor = ServiceBuilder::new().layer(limit).service(accept(app));
-        run(flags.stack, listener, acceptor, draining).await?;
+        run(flags.stack, listener, layers.service(accept(app)), draining).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -102,6 +109,9 @@ fn policies(flag: flags::AtCapacity) -> &'static [AtCapacity] {
     }
 }
 
+/// The service of each connection.
+type Served = KeepAliveService<ReadTimeoutService<ConnectionService<Router>>>;
+
 /// Serves on one of the five stacks until the drain has ended.
 async fn run<A, I>(
     stack: Stack,
@@ -110,7 +120,7 @@ async fn run<A, I>(
     mut draining: watch::Receiver<bool>,
 ) -> io::Result<()>
 where
-    A: Service<TcpStream, Response = Connection<I, ConnectionService<Router>>>,
+    A: Service<TcpStream, Response = Connection<I, Served>>,
     A: Send + 'static,
     A::Error: Into<BoxError>,
     A::Future: Send + 'static,

@@ -54,6 +54,12 @@ expect hello http://127.0.0.1:3000/
 expect hello --unix-socket "${TMPDIR:-/tmp}/hello.sock" http://hello/
 stop listeners
 
+start timeouts
+expect 'keep-alive: timeout=4, max=999' --include http://127.0.0.1:3000/
+expect 'request 2 on this connection' http://127.0.0.1:3000/ http://127.0.0.1:3000/
+expect 'request 1 on this connection' http://127.0.0.1:3000/bye http://127.0.0.1:3000/
+stop timeouts
+
 start tls
 expect hello --insecure --http1.1 https://127.0.0.1:3000/
 expect hello --insecure --http2 https://127.0.0.1:3000/

@@ -1,6 +1,7 @@
 //! The routes, and what they count.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     fmt::Write,
     pin::Pin,
@@ -26,6 +27,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
 use tokio::{
     sync::watch,
     time::{self, Instant},
@@ -79,8 +81,22 @@ async fn stream(Path((n, interval_ms)): Path<(u64, u64)>) -> Response {
     ([(CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
 }
 
-async fn echo(request: Request) -> Body {
-    request.into_body()
+/// A client that is too slow can read a 408 for as long as nothing was answered: so small bodies are read to their
+/// end first.
+async fn echo(request: Request) -> Result<Body, StatusCode> {
+    let mut rest = request.into_body();
+    let (mut begun, mut bytes) = (VecDeque::new(), 0);
+    while bytes < 1 << 20 {
+        match rest.frame().await {
+            Some(Ok(frame)) => {
+                bytes += frame.data_ref().map_or(0, Bytes::len);
+                begun.push_back(frame);
+            }
+            Some(Err(_)) => return Err(StatusCode::BAD_REQUEST),
+            None => break,
+        }
+    }
+    Ok(Body::new(Echo { begun, rest }))
 }
 
 async fn cpu(Path(us): Path<u64>) -> &'static str {
@@ -188,6 +204,43 @@ impl Gauge {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A body of which the first frames were read already.
+struct Echo {
+    begun: VecDeque<Frame<Bytes>>,
+    rest: Body,
+}
+
+impl http_body::Body for Echo {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match self.begun.pop_front() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.begun.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let begun = self.begun.iter().filter_map(Frame::data_ref);
+        let begun: u64 = begun.map(|data| data.len() as u64).sum();
+        let rest = http_body::Body::size_hint(&self.rest);
+        let mut size = SizeHint::new();
+        size.set_lower(begun + rest.lower());
+        if let Some(upper) = rest.upper() {
+            size.set_upper(begun + upper);
+        }
+        size
     }
 }
 

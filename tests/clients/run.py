@@ -8,11 +8,8 @@ CLIENTS_ROUNDS how often a rush is repeated (default 3).
 """
 import argparse
 import os
-import resource
-import selectors
 import signal
 import socket
-import ssl
 import struct
 import subprocess
 import sys
@@ -21,231 +18,11 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
-import h2.connection
-import h2.events
-
-STACKS = ["axum", "hyper-http1", "hyper-http2", "hyper-auto", "tonic"]
-SPEAK_H1 = [s for s in STACKS if s != "hyper-http2"]
-SPEAK_H2 = [s for s in STACKS if s != "hyper-http1"]
-GET = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
-WS = (b"GET /ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
-      b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-BINARY = "target/release/examples/playground"
-CONNECTIONS = int(os.environ.get("CLIENTS_CONNECTIONS", 2000))
-ROUNDS = int(os.environ.get("CLIENTS_ROUNDS", 3))
-RESERVE = 128  # sockets past the limit, at most
-
-
-class Playground:
-    """The server, from its first line on stdout to its exit code."""
-
-    def __init__(self, stack, *flags, tls=False, nofile=None):
-        self.tls, self.stack = tls, stack
-        limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))) if nofile else None
-        command = [BINARY, "--stack", stack, *flags] + (["--tls"] if tls else [])
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                        preexec_fn=limit)
-        line = self.process.stdout.readline().decode()
-        assert line.startswith("listening on http"), f"first line: {line!r}"
-        self.url = line.split()[2]
-        self.port = int(self.url.rsplit(":", 1)[1])
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-
-    def silent(self, source=""):
-        """A connection that says nothing, not even a TLS hello."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10, source_address=(source, 0))
-
-    def connect(self, protocol="http/1.1", source=""):
-        plain = self.silent(source)
-        if not self.tls:
-            return plain
-        context = ssl._create_unverified_context()
-        context.set_alpn_protocols([protocol])
-        return context.wrap_socket(plain)
-
-    def curl(self, path, *flags):
-        prior = "--http2" if self.tls else "--http2-prior-knowledge"
-        version = [prior] if self.stack == "hyper-http2" and "--http1.1" not in flags else []
-        command = ["curl", "-sSk", "-m", "10", *version, *flags, self.url + path]
-        return subprocess.run(command, capture_output=True, check=True).stdout
-
-    def counts(self):
-        lines = self.curl("/metrics").decode().splitlines()
-        return {name: int(n) for name, n in (line.split() for line in lines if line[0] != "#")}
-
-    def descriptors(self):
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
-
-    def cpu_seconds(self):
-        fields = open(f"/proc/{self.process.pid}/stat").read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-class H2:
-    """One HTTP/2 connection."""
-
-    def __init__(self, playground):
-        self.socket = playground.connect("h2")
-        self.state = h2.connection.H2Connection()
-        self.state.initiate_connection()
-        self.goaway, self.received = False, b""
-        self.flush()
-
-    def flush(self):
-        self.socket.sendall(self.state.data_to_send())
-
-    def request(self, path, method="GET", headers=(), body=b""):
-        """Sends a request; returns its headers (trailers included) and its body."""
-        stream = self.state.get_next_available_stream_id()
-        head = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "localhost")]
-        self.state.send_headers(stream, head + list(headers), end_stream=not body)
-        if body:
-            self.state.send_data(stream, body, end_stream=True)
-        self.flush()
-        answer, data = {}, b""
-        while True:
-            for event in self.events():
-                if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
-                    answer.update((k.decode(), v.decode()) for k, v in event.headers)
-                elif isinstance(event, h2.events.DataReceived):
-                    data += event.data
-                    self.state.acknowledge_received_data(event.flow_controlled_length, stream)
-                elif isinstance(event, h2.events.StreamEnded):
-                    self.flush()
-                    return answer, data
-            self.flush()
-
-    def events(self):
-        received = self.socket.recv(65536)
-        assert received, "the connection ended in the middle of a response"
-        return self.digest(received)
-
-    def digest(self, received):
-        """Feeds whole frames. GOAWAY is kept from python's h2, which refuses whatever follows it."""
-        self.received += received
-        events = []
-        while len(self.received) >= 9:
-            size = 9 + int.from_bytes(self.received[:3], "big")
-            if len(self.received) < size:
-                break
-            frame, self.received = self.received[:size], self.received[size:]
-            if frame[3] == 7:
-                self.goaway = True
-            else:
-                events += self.state.receive_data(frame)
-        return events
-
-    def read_to_end(self):
-        while received := self.socket.recv(65536):
-            self.digest(received)
-            self.flush()  # the answer to a PING, without which a GOAWAY is not the last word
-        self.socket.close()
-
-
-def read_all(sock):
-    """Everything until the server ends the connection; a reset raises."""
-    data = b""
-    while received := sock.recv(65536):
-        data += received
-    return data
-
-
-def served(sock, request=GET):
-    sock.sendall(request)
-    return sock.recv(65536)
-
-
-def until(what, check, seconds=5):
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
-
-
-def frame(kind, flags, stream, payload):
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
-
-def bytes_of(stack, path, method=b"GET", length=0):
-    """A request, head only, as the stack's clients write it."""
-    if stack != "hyper-http2":
-        more = b"content-length: %d\r\n" % length if length else b""
-        return method + b" " + path + b" HTTP/1.1\r\nhost: localhost\r\n" + more + b"\r\n"
-    block = (b"\x83" if method == b"POST" else b"\x82") + b"\x86\x41\x01x\x04" + bytes([len(path)]) + path
-    return PREFACE + frame(4, 0, 0, b"") + frame(1, 4 | (not length), 1, block)
-
-
-def status_in(stack, received):
-    """The status in what a server has said so far, or None."""
-    if stack != "hyper-http2":
-        return received[9:12].decode() if len(received) >= 12 else None
-    while len(received) >= 9:
-        size = 9 + int.from_bytes(received[:3], "big")
-        if received[3] == 1 and len(received) > 9:
-            return "200" if received[9] == 0x88 else "503"  # the one is in HPACK's static table
-        received = received[size:]
-    return None
-
-
-def rush(server, clients, request):
-    """So many clients connect at once, ask, and stay. Returns their sockets and what each was answered."""
-    selector = selectors.DefaultSelector()
-    said, sockets = {}, []
-    for _ in range(clients):
-        sock = socket.socket()
-        sock.setblocking(False)
-        sock.connect_ex(("127.0.0.1", server.port))
-        selector.register(sock, selectors.EVENT_WRITE)
-        said[sock] = b""
-        sockets.append(sock)
-    end = time.monotonic() + 60
-    while selector.get_map():
-        assert time.monotonic() < end, f"{len(selector.get_map())} of {clients} were not answered"
-        for key, event in selector.select(1):
-            sock = key.fileobj
-            if event & selectors.EVENT_WRITE:
-                sock.send(request)
-                selector.modify(sock, selectors.EVENT_READ)
-                continue
-            try:
-                received = sock.recv(65536)
-            except ConnectionError:
-                received = b""
-            said[sock] += received
-            if not received or status_in(server.stack, said[sock]):
-                selector.unregister(sock)
-    return sockets, [status_in(server.stack, said[sock]) for sock in sockets]
-
-
-def ended(sock, within):
-    """How the server has ended a connection within so many seconds: "FIN", "RST", or None if it has not."""
-    sock.settimeout(within)
-    try:
-        while sock.recv(65536):
-            pass
-        return "FIN"
-    except ConnectionError:
-        return "RST"
-    except TimeoutError:
-        return None
-
-
-def versions(playground):
-    first = [["--http1.1"]] if playground.stack != "hyper-http2" else []
-    second = ["--http2" if playground.tls else "--http2-prior-knowledge"]
-    return first + ([second] if playground.stack != "hyper-http1" else [])
-
-
-def run(*command):
-    return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode()
-
+import harness
+import timeouts
+from harness import (
+    CONNECTIONS, GET, H2, PREFACE, RESERVE, ROUNDS, SPEAK_H1, SPEAK_H2, STACKS, WS, Playground, bytes_of, ended,
+    frame, read_all, run, rush, served, status_in, until, versions)
 
 # --- the cases
 
@@ -376,8 +153,8 @@ def rejecting_at_the_limit(stack):
             holders = [server.connect() for _ in range(10)]
             for n, holder in enumerate(holders):
                 assert served(holder, WS if n % 2 else GET)
-            for size in (0, 16 * 1024, 5_000_000):
-                for _ in range(20):
+            for size, times in ((0, 20), (16 * 1024, 20), (5_000_000, 200)):
+                for _ in range(times):
                     sock = server.connect()
                     head = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % size
                     try:
@@ -581,9 +358,9 @@ def what_is_not_built_is_refused(stack):
     unbuilt = ["--write-timeout 5s", "--keep-alive-timeout 5s", "--max-in-flight adaptive", "--lame-duck 1s",
                "--drain-timeout 500ms"]
     for flags in unbuilt:
-        told = subprocess.run([BINARY, "--stack", stack, *flags.split()], capture_output=True, timeout=5)
+        told = subprocess.run([harness.BINARY, "--stack", stack, *flags.split()], capture_output=True, timeout=5)
         assert told.returncode == 2 and flags.split()[0] in told.stderr.decode(), told
-    assert subprocess.run([BINARY, "--help"], capture_output=True).returncode == 0
+    assert subprocess.run([harness.BINARY, "--help"], capture_output=True).returncode == 0
 
 
 def out_of_descriptors(stack):
@@ -609,18 +386,17 @@ CASES = [
     (exactly_so_many_are_served, STACKS), (making_room, STACKS), (who_is_at_work_stays, STACKS),
     (closing_at_the_limit, STACKS), (one_client_does_not_take_all, STACKS),
     (rejected_clients_that_stay, STACKS), (a_tight_reconnect_loop, STACKS),
-    (signals_end_it, STACKS), (what_is_not_built_is_refused, ["axum"]), (out_of_descriptors, STACKS),
+    *timeouts.CASES, (signals_end_it, STACKS), (what_is_not_built_is_refused, ["axum"]), (out_of_descriptors, STACKS),
 ]
 
 
 def main():
-    global BINARY
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("playground", nargs="?", default=BINARY)
+    parser.add_argument("playground", nargs="?", default=harness.BINARY)
     parser.add_argument("--stack", choices=STACKS)
     parser.add_argument("--case")
     asked = parser.parse_args()
-    BINARY = asked.playground
+    harness.BINARY = asked.playground
     passed = failed = 0
     for case, stacks in CASES:
         for stack in stacks:

@@ -74,7 +74,11 @@ async fn main() -> Result<ExitCode, BoxError> {
                 .max_requests(flags.max_requests_per_connection)
                 .max_age(flags.max_connection_age),
         )
-        .layer(ReadTimeoutLayer::new(flags.header_read_timeout).body(flags.body_read_timeout));
+        .layer(
+            ReadTimeoutLayer::new(flags.header_read_timeout)
+                .body(flags.body_read_timeout)
+                .body_unless(|head| head.uri.path().starts_with("/grpc.")),
+        );
     if flags.tls {
         let acceptor = layers
             .layer(TlsLayer::new(tls::config(flags.stack)?))

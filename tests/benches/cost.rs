@@ -22,7 +22,7 @@ use hyper::{
     server::conn::{http1, http2},
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
     service::TowerToHyperService,
 };
@@ -30,11 +30,15 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tower::{Layer, Service, service_fn};
-use tower_connection::{Accept, Connection, ConnectionService, Socket};
+use tower::{Layer, Service, ServiceBuilder, service_fn};
+use tower_connection::{Accept, Connection, Socket};
 use tower_connection_axum::{Accepting, FromAcceptor, accept};
 use tower_connection_hyper::{Builder, serve};
 use tower_connection_limit::ConnectionLimitLayer;
+use tower_keep_alive::KeepAliveLayer;
+use tower_read_timeout::ReadTimeoutLayer;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 const STACKS: [&str; 5] = [
     "axum-h1",
@@ -43,11 +47,19 @@ const STACKS: [&str; 5] = [
     "hyper-http2",
     "hyper-auto",
 ];
-/// The stock server; ours without a layer; with the limit; with it and without the handle in requests. The
-/// limit's own cost is the difference of the second and the third.
-const VARIANTS: [&str; 4] = ["bare", "no-limit", "layered", "no-handle"];
+/// The stock server; the same with hyper's own timeout for heads (where it can be set, on HTTP/1); ours without a
+/// layer; with the timeouts; with the limit; with it and without the handle in requests. The cost of a layer is the
+/// difference to ours without one.
+const VARIANTS: [&str; 6] = [
+    "bare",
+    "timer",
+    "no-layer",
+    "timeouts",
+    "limit",
+    "no-handle",
+];
 
-async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn hello<B>(_: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
     Ok(Response::new(Full::from("ok")))
 }
 
@@ -88,6 +100,9 @@ fn table() -> io::Result<ExitCode> {
     for stack in STACKS {
         let mut bare = (0.0, 0.0);
         for variant in VARIANTS {
+            if variant == "timer" && !matches!(stack, "hyper-http1" | "hyper-auto") {
+                continue;
+            }
             let requests = |n| instructions(stack, variant, 1, n);
             let per_request = (requests(3_000)? - requests(1_000)?) / 2_000.0;
             let connections = |n| instructions(stack, variant, n, 1);
@@ -215,20 +230,28 @@ async fn ask_http2(socket: TcpStream, requests: u32) {
 fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
     let limit = ConnectionLimitLayer::new(100_000);
     let router = Router::new().route("/", get(|| async { "ok" }));
-    let service = Accept::new(service_fn(hello));
+    let service = Accept::new(service_fn(hello::<Incoming>));
+    let timeouts = ServiceBuilder::new()
+        .layer(KeepAliveLayer::default())
+        .layer(ReadTimeoutLayer::default());
     match (stack.starts_with("axum"), variant) {
         (true, "bare") => {
             tokio::spawn(axum::serve(listener, router).into_future());
         }
-        (true, "no-limit") => on_axum(listener, accept(router)),
-        (true, "layered") => on_axum(listener, limit.layer(accept(router))),
+        (true, "no-layer") => on_axum(listener, accept(router)),
+        (true, "timeouts") => on_axum(listener, timeouts.service(accept(router))),
+        (true, "limit") => on_axum(listener, limit.layer(accept(router))),
         (true, _) => {
             let accept = accept(router).without_handle_in_requests();
             on_axum(listener, limit.layer(accept));
         }
-        (false, "bare") => bare(stack, listener),
-        (false, "no-limit") => on_hyper(stack, listener, service),
-        (false, "layered") => on_hyper(stack, listener, limit.layer(service)),
+        (false, "bare" | "timer") => bare(stack, variant, listener),
+        (false, "no-layer") => on_hyper(stack, listener, service),
+        (false, "timeouts") => {
+            let service = Accept::new(service_fn(hello));
+            on_hyper(stack, listener, timeouts.service(service));
+        }
+        (false, "limit") => on_hyper(stack, listener, limit.layer(service)),
         (false, _) => {
             let accept = service.without_handle_in_requests();
             on_hyper(stack, listener, limit.layer(accept));
@@ -236,19 +259,25 @@ fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
     }
 }
 
-fn on_axum<A, I>(listener: TcpListener, acceptor: A)
+fn on_axum<A, I, S, B>(listener: TcpListener, acceptor: A)
 where
-    A: Service<TcpStream, Response = Connection<I, ConnectionService<Router>>, Error = Infallible>,
-    A: Send + 'static,
+    A: Service<TcpStream, Response = Connection<I, S>> + Send + 'static,
+    A::Error: Into<BoxError>,
     A::Future: Send + 'static,
     I: Socket,
+    S: Service<axum::extract::Request, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     tokio::spawn(axum::serve(Accepting::new(listener, acceptor), FromAcceptor).into_future());
 }
 
 fn on_hyper<A, I, S>(stack: &str, listener: TcpListener, acceptor: A)
 where
-    A: Service<TcpStream, Response = Connection<I, S>, Error = Infallible> + Send + 'static,
+    A: Service<TcpStream, Response = Connection<I, S>> + Send + 'static,
+    A::Error: Into<BoxError>,
     A::Future: Send + 'static,
     I: Socket,
     S: Send + 'static,
@@ -273,17 +302,22 @@ where
 }
 
 /// The loop that everybody writes, with `TCP_NODELAY` as ours has it.
-fn bare(stack: &str, listener: TcpListener) {
+fn bare(stack: &str, variant: &str, listener: TcpListener) {
     let stack = stack.to_owned();
+    let timer = variant == "timer";
     tokio::spawn(async move {
         loop {
             let (socket, _) = listener.accept().await.expect("a socket");
             socket.set_nodelay(true).expect("an option");
             let io = TokioIo::new(socket);
-            let service = TowerToHyperService::new(service_fn(hello));
+            let service = TowerToHyperService::new(service_fn(hello::<Incoming>));
             match stack.as_str() {
                 "hyper-http1" => {
-                    let connection = http1::Builder::new().serve_connection(io, service);
+                    let mut builder = http1::Builder::new();
+                    if timer {
+                        builder.timer(TokioTimer::new());
+                    }
+                    let connection = builder.serve_connection(io, service);
                     tokio::spawn(connection.with_upgrades());
                 }
                 "hyper-http2" => {
@@ -292,7 +326,10 @@ fn bare(stack: &str, listener: TcpListener) {
                 }
                 _ => {
                     tokio::spawn(async move {
-                        let builder = auto::Builder::new(TokioExecutor::new());
+                        let mut builder = auto::Builder::new(TokioExecutor::new());
+                        if timer {
+                            builder.http1().timer(TokioTimer::new());
+                        }
                         builder.serve_connection_with_upgrades(io, service).await
                     });
                 }

@@ -267,6 +267,8 @@ fn router(handlers: Handlers) -> Router {
         .route("/endless", get(endless))
         .route("/echo", post(echo))
         .route("/late-echo/{ms}", post(late_echo))
+        .route("/slow-ignore", post(slow_ignore))
+        .route("/swallow", post(swallow))
         .route("/ignore", post(|| async { "ignored" }))
         .route("/panic", get(panic))
         .route("/close", get(close))
@@ -301,6 +303,20 @@ async fn echo(body: Bytes) -> Bytes {
 async fn late_echo(Path(ms): Path<u64>, request: Request) -> Body {
     tokio::time::sleep(Duration::from_millis(ms)).await;
     request.into_body()
+}
+
+async fn slow_ignore(request: Request) {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(request);
+}
+
+/// Answers, and then reads the body to its end.
+async fn swallow(State(handlers): State<Handlers>, request: Request) {
+    let running = handlers.enter();
+    tokio::spawn(async move {
+        let _all = axum::body::to_bytes(request.into_body(), usize::MAX).await;
+        drop(running);
+    });
 }
 
 async fn panic() {

@@ -1,6 +1,6 @@
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -39,6 +39,8 @@ pub struct Deadline {
     put_off: Option<(Instant, Instant)>,
     // Boxed, because a socket must be `Unpin`; lazy, because most deadlines are never waited for.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whom the timer wakes: it is asked no more than needed, as that is most of what a deadline costs.
+    waker: Option<Waker>,
 }
 
 /// How late a deadline is noticed by a process that gets its time.
@@ -81,7 +83,10 @@ impl Deadline {
         // it every time. One that ends later, or has ended, would not wake us at all.
         if timer.deadline() > at || timer.is_elapsed() {
             timer.as_mut().reset(at);
+        } else if (self.waker.as_ref()).is_some_and(|waker| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
         }
+        let looked = tokio::task::coop::has_budget_remaining();
         while timer.as_mut().poll(cx).is_ready() {
             if timer.deadline() >= at {
                 let now = Instant::now();
@@ -93,6 +98,8 @@ impl Deadline {
             }
             timer.as_mut().reset(at);
         }
+        // With the task's budget spent, tokio may not have looked at the timer (1.54, `time/sleep.rs`).
+        self.waker = looked.then(|| cx.waker().clone());
         Poll::Pending
     }
 }

@@ -54,18 +54,41 @@ impl Spoken {
 /// A response is over for its handler when HTTP/2 has taken the last frame of its body; that frame may
 /// still wait for the client's window. Here a stream is open from its whole head until the end of the
 /// response was written: longer than its request is in flight.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Streams {
     heard: Frames,
     said: Frames,
     // Sorted, and bounded by what the HTTP stack lets the client open: it resets the others. A vector,
     // because a set would allocate for each first stream.
-    open: Vec<u32>,
+    open: Vec<Open>,
     /// Its head is not whole yet.
-    opening: Option<u32>,
+    opening: Option<Open>,
     last: u32,
+    /// The highest that the server still serves.
+    served: u32,
     /// The client has said its first frame.
     greeted: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Open {
+    stream: u32,
+    /// The client has said its end, and the server.
+    ended: (bool, bool),
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            heard: Frames::default(),
+            said: Frames::default(),
+            open: Vec::new(),
+            opening: None,
+            last: 0,
+            served: ANY_STREAM,
+            greeted: false,
+        }
+    }
 }
 
 impl Streams {
@@ -76,39 +99,54 @@ impl Streams {
             open,
             opening,
             last,
+            served,
             greeted,
             ..
         } = self;
         heard.follow(bytes, |frame| {
             *greeted = true;
             let stream = frame.stream;
-            let whole = frame.flags & END_HEADERS != 0;
+            let ends = frame.flags & END_STREAM != 0;
             match frame.kind {
-                // Not the trailers of a stream that is open.
-                HEADERS => *opening = (stream > *last).then_some(stream),
-                CONTINUATION => {}
-                RST_STREAM => return close(open, stream),
-                _ => return,
+                // The server ignores them.
+                _ if stream > *served => {}
+                HEADERS if stream > *last => {
+                    let ended = (ends, false);
+                    *opening = Some(Open { stream, ended });
+                }
+                // With HEADERS, trailers.
+                HEADERS | DATA if ends => end(open, stream, (true, false)),
+                RST_STREAM => end(open, stream, (true, true)),
+                _ => {}
             }
-            if whole && opening.take() == Some(stream) {
-                *last = stream;
-                open.push(stream);
+            let head = matches!(frame.kind, HEADERS | CONTINUATION);
+            if head && frame.flags & END_HEADERS != 0 {
+                if let Some(opened) = opening.take_if(|opening| opening.stream == stream) {
+                    *last = stream;
+                    open.push(opened);
+                }
             }
         });
     }
 
     /// The server said `bytes`.
     pub(crate) fn say(&mut self, bytes: &[u8]) {
-        let Self { said, open, .. } = self;
-        said.follow(bytes, |frame| {
-            let ends = match frame.kind {
-                DATA | HEADERS => frame.flags & END_STREAM != 0,
-                kind => kind == RST_STREAM,
-            };
-            if ends {
-                close(open, frame.stream);
+        let Self {
+            said, open, served, ..
+        } = self;
+        said.follow(bytes, |frame| match frame.kind {
+            DATA | HEADERS if frame.flags & END_STREAM != 0 => {
+                end(open, frame.stream, (false, true));
             }
+            RST_STREAM => end(open, frame.stream, (true, true)),
+            GOAWAY => *served = (*served).min(frame.begins_with & ANY_STREAM),
+            _ => {}
         });
+    }
+
+    /// The highest stream that the server has not yet said it would not serve.
+    pub(crate) fn served(&self) -> u32 {
+        self.served
     }
 
     /// Whether the server's next byte begins a frame.
@@ -122,6 +160,11 @@ impl Streams {
         !self.greeted || self.opening.is_some() || self.heard.kind().is_some_and(part_of_a_head)
     }
 
+    /// Whether the client has said its first frame.
+    pub(crate) fn has_greeted(&self) -> bool {
+        self.greeted
+    }
+
     /// Whether every stream has ended.
     pub(crate) fn is_empty(&self) -> bool {
         self.open.is_empty()
@@ -133,9 +176,15 @@ impl Streams {
     }
 }
 
-fn close(open: &mut Vec<u32>, stream: u32) {
-    if let Ok(at) = open.binary_search(&stream) {
-        open.remove(at);
+/// One side has ended a stream, or both.
+fn end(open: &mut Vec<Open>, stream: u32, ended: (bool, bool)) {
+    if let Ok(at) = open.binary_search_by_key(&stream, |open| open.stream) {
+        let (heard, said) = &mut open[at].ended;
+        *heard |= ended.0;
+        *said |= ended.1;
+        if *heard && *said {
+            open.remove(at);
+        }
     }
 }
 
@@ -147,12 +196,15 @@ struct Frames {
     heard: usize,
     /// How much of the payload is still to come.
     payload: usize,
+    /// The first four bytes of the payload.
+    begin: [u8; 4],
 }
 
 struct Frame {
     kind: u8,
     flags: u8,
     stream: u32,
+    begins_with: u32,
 }
 
 impl Frames {
@@ -167,10 +219,13 @@ impl Frames {
                 if self.heard < FRAME_HEAD {
                     return;
                 }
-                let [a, b, c, ..] = self.head;
-                self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
+                self.payload = self.length();
             }
             let skipped = self.payload.min(bytes.len());
+            let at = self.length() - self.payload;
+            for (place, byte) in self.begin.iter_mut().skip(at).zip(&bytes[..skipped]) {
+                *place = *byte;
+            }
             self.payload -= skipped;
             bytes = &bytes[skipped..];
             if self.payload == 0 {
@@ -180,9 +235,15 @@ impl Frames {
                     kind,
                     flags,
                     stream: u32::from_be_bytes(stream) & ANY_STREAM,
+                    begins_with: u32::from_be_bytes(self.begin),
                 });
             }
         }
+    }
+
+    fn length(&self) -> usize {
+        let [a, b, c, ..] = self.head;
+        u32::from_be_bytes([0, a, b, c]) as usize
     }
 
     /// What comes at present, if it is known.
@@ -208,6 +269,12 @@ pub(crate) fn goaway(last_stream: u32) -> [u8; 17] {
 #[cfg(all(test, not(tower_loom)))]
 mod tests {
     use super::*;
+
+    impl Streams {
+        fn ids(&self) -> Vec<u32> {
+            self.open.iter().map(|open| open.stream).collect()
+        }
+    }
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: usize) -> Vec<u8> {
         let length = u32::try_from(payload).unwrap().to_be_bytes();
@@ -261,7 +328,7 @@ mod tests {
             }
             assert!(streams.heard.between());
             assert_eq!(streams.last(), 5);
-            assert_eq!(streams.open, [1, 5]);
+            assert_eq!(streams.ids(), [1, 5]);
         }
     }
 
@@ -294,6 +361,37 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_whose_body_is_still_received_is_open() {
+        let mut streams = Streams::default();
+        for stream in [1, 3, 5] {
+            streams.hear(&frame(HEADERS, END_HEADERS, stream, 9));
+            streams.say(&frame(HEADERS, END_STREAM | END_HEADERS, stream, 9));
+        }
+        streams.hear(&frame(DATA, 0, 1, 9));
+        assert_eq!(streams.ids(), [1, 3, 5]);
+        streams.hear(&frame(DATA, END_STREAM, 1, 0));
+        streams.hear(&frame(HEADERS, END_STREAM | END_HEADERS, 3, 3)); // trailers
+        streams.say(&frame(RST_STREAM, 0, 5, 4)); // nobody wants the rest
+        assert!(streams.is_empty());
+    }
+
+    #[test]
+    fn what_a_client_opens_past_the_last_goaway_is_nothing() {
+        let mut streams = Streams::default();
+        streams.hear(&frame(HEADERS, END_STREAM | END_HEADERS, 1, 9));
+        streams.say(&goaway(ANY_STREAM));
+        assert_eq!(streams.served(), ANY_STREAM);
+        streams.hear(&frame(HEADERS, END_STREAM | END_HEADERS, 3, 9));
+        streams.say(&goaway(3));
+        for stream in (5..201).step_by(2) {
+            streams.hear(&frame(HEADERS, END_STREAM | END_HEADERS, stream, 9));
+        }
+        assert_eq!((streams.ids(), streams.last()), (vec![1, 3], 3));
+        streams.say(&goaway(1));
+        assert_eq!(streams.served(), 1);
+    }
+
+    #[test]
     fn a_stream_ends_with_its_response_or_a_reset_of_either_side() {
         let mut streams = Streams::default();
         for stream in [1, 3, 5, 7] {
@@ -301,9 +399,9 @@ mod tests {
         }
         streams.say(&frame(HEADERS, END_HEADERS, 1, 9));
         streams.say(&frame(DATA, 0, 1, 9));
-        assert_eq!(streams.open, [1, 3, 5, 7]);
+        assert_eq!(streams.ids(), [1, 3, 5, 7]);
         streams.say(&frame(DATA, END_STREAM, 1, 9)[..17]);
-        assert_eq!(streams.open, [1, 3, 5, 7]);
+        assert_eq!(streams.ids(), [1, 3, 5, 7]);
         streams.say(&frame(DATA, END_STREAM, 1, 9)[17..]);
         streams.say(&frame(HEADERS, END_STREAM | END_HEADERS, 3, 9));
         streams.say(&frame(RST_STREAM, 0, 5, 4));

@@ -173,6 +173,32 @@ impl ConnectionHandle {
         Some(self.shared.accepted_at + Duration::from_nanos(nanoseconds))
     }
 
+    /// As [`idle_since`](Self::idle_since), for a socket half that waits for idleness: it is polled again when
+    /// the last request ends, also where that ends in another task after its response was written.
+    #[must_use]
+    pub fn idle_since_or_wake(&self) -> Option<Instant> {
+        let nanoseconds = self.shared.state.idle_since_or_wake()?;
+        Some(self.shared.accepted_at + Duration::from_nanos(nanoseconds))
+    }
+
+    /// Says that the body of a request of HTTP/1 is being received, until the guard is dropped at its end. What
+    /// a service reads on after its response is under way, too; and only who wraps the body knows of it.
+    ///
+    /// ```
+    /// # use tower_connection::ConnectionHandle;
+    /// let connection = ConnectionHandle::detached();
+    /// let body = connection.begin_body();
+    /// assert_eq!(connection.idle_since(), None);
+    /// drop(body);
+    /// assert!(connection.idle_since().is_some());
+    /// ```
+    pub fn begin_body(&self) -> Receiving {
+        self.shared.state.begin_body();
+        Receiving {
+            connection: self.clone(),
+        }
+    }
+
     /// Since when the head of a request is being received: since its first byte was read, until all of it
     /// was. On a new HTTP/2 connection the preface and the first SETTINGS are such a head.
     ///
@@ -468,6 +494,34 @@ impl InFlight {
     #[must_use]
     pub fn connection(&self) -> &ConnectionHandle {
         &self.connection
+    }
+}
+
+/// A body that is being received. Dropping it says that all of it is there, or that nobody wants the rest.
+///
+/// ```
+/// # use tower_connection::{ConnectionHandle, Receiving};
+/// let connection = ConnectionHandle::detached();
+/// let body: Receiving = connection.begin_body();
+/// # drop(body);
+/// ```
+#[derive(Debug)]
+#[must_use = "the body ends when this is dropped"]
+pub struct Receiving {
+    connection: ConnectionHandle,
+}
+
+impl Receiving {
+    /// All of it is there: what comes next on the connection is another request. (After a mere drop, the HTTP
+    /// stack may still read the rest.)
+    pub fn complete(self) {
+        self.connection.state().take_unread_body();
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.connection.state().end_body(self.connection.now());
     }
 }
 

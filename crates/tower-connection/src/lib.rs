@@ -111,6 +111,7 @@ mod deadline;
 mod frames;
 mod gate;
 mod handle;
+mod head;
 mod io;
 mod rejection;
 mod socket;
@@ -124,7 +125,8 @@ pub use crate::{
     connections::{Connections, Registered},
     deadline::Deadline,
     gate::{AcceptGate, Gated, Shut},
-    handle::{ConnectionHandle, ConnectionId, End, InFlight},
+    handle::{ConnectionHandle, ConnectionId, End, InFlight, Receiving},
+    head::Head,
     io::{Hook, Hooked, Over, poll_write_slices},
     rejection::{Rejectable, Rejection},
     socket::{Address, BoxIo, Held, Socket},

@@ -25,14 +25,18 @@ pub(crate) enum Phase {
     Aborted,
 }
 
-const CLOSING: usize = 0b0_0001;
-const ABORTED: usize = 0b0_0010;
-const UPGRADED: usize = 0b0_0100;
+const CLOSING: usize = 0b000_0001;
+const ABORTED: usize = 0b000_0010;
+const UPGRADED: usize = 0b000_0100;
 /// Requests are refused from now on.
-const REFUSING: usize = 0b0_1000;
+const REFUSING: usize = 0b000_1000;
 /// The socket half has something under way that no request counts any more.
-const BUSY: usize = 0b1_0000;
-const REQUEST: usize = 0b10_0000;
+const BUSY: usize = 0b001_0000;
+/// The body of a request is being received, perhaps longer than its response is sent.
+const RECEIVING: usize = 0b010_0000;
+/// The connection's task wants to be woken by the end of the last request.
+const AWAITED: usize = 0b100_0000;
+const REQUEST: usize = 0b1000_0000;
 
 #[derive(Default)]
 pub(crate) struct State {
@@ -48,6 +52,7 @@ pub(crate) struct State {
     protocol: AtomicU8,
     timed: AtomicBool,
     unread: AtomicBool,
+    unread_body: AtomicBool,
     driven: AtomicBool,
     // Reads and writes of an upgraded connection may be awaited by two tasks, and a driver is a third.
     reader: AtomicWaker,
@@ -86,7 +91,8 @@ impl State {
         let closed = self
             .work
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |work| {
-                (work & !(CLOSING | REFUSING) == 0).then_some(CLOSING | REFUSING)
+                let idle = work & !(CLOSING | REFUSING | AWAITED) == 0;
+                idle.then_some(work | CLOSING | REFUSING)
             });
         if closed.is_ok() {
             self.wake();
@@ -126,10 +132,39 @@ impl State {
         // Relaxed: published by the next line.
         self.idle_since.store(since_accept, Ordering::Relaxed);
         // AcqRel: who sees no request in flight also sees what the last one did. A request that ends
-        // while nobody closes wakes nobody.
+        // while nobody closes or awaits it wakes nobody.
         let before = self.work.fetch_sub(REQUEST, Ordering::AcqRel);
-        if before / REQUEST == 1 && phase(before) != Phase::Open {
+        if before / REQUEST == 1 && (phase(before) != Phase::Open || before & AWAITED != 0) {
             self.reader.wake();
+        }
+    }
+
+    /// The body of a request of HTTP/1 is being received. (Of HTTP/2, the socket half sees the streams.)
+    pub(crate) fn begin_body(&self) {
+        self.work.fetch_or(RECEIVING, Ordering::AcqRel);
+    }
+
+    pub(crate) fn end_body(&self, since_accept: u64) {
+        // Relaxed: published by the next line.
+        self.idle_since.store(since_accept, Ordering::Relaxed);
+        let before = self.work.fetch_and(!RECEIVING, Ordering::AcqRel);
+        // The task of the connection may wait for nothing else.
+        if before < REQUEST {
+            self.reader.wake();
+        }
+    }
+
+    /// A request of HTTP/1 has begun that may have a body, of which nobody has seen the end.
+    pub(crate) fn set_unread_body(&self) {
+        // Relaxed: it is for the task of the connection, which calls the service.
+        self.unread_body.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what comes next may be the rest of a body. It says so once.
+    pub(crate) fn take_unread_body(&self) -> bool {
+        self.unread_body.load(Ordering::Relaxed) && {
+            self.unread_body.store(false, Ordering::Relaxed);
+            true
         }
     }
 
@@ -152,20 +187,41 @@ impl State {
     /// Whether it closes, nothing is in flight and it is still HTTP, all at one moment. Of what the socket
     /// half has under way, that half knows more than the flag.
     pub(crate) fn has_ended(&self) -> bool {
-        self.work.load(Ordering::Acquire) & !(REFUSING | BUSY) == CLOSING
+        self.work.load(Ordering::Acquire) & !(REFUSING | BUSY | RECEIVING | AWAITED) == CLOSING
     }
 
     /// Since when nothing is under way, in nanoseconds since the connection was accepted; `None` while
     /// something is, or if it is no longer HTTP.
     pub(crate) fn idle_since(&self) -> Option<u64> {
         let work = self.work.load(Ordering::Acquire);
-        (work & !(CLOSING | ABORTED | REFUSING) == 0)
-            .then(|| self.idle_since.load(Ordering::Relaxed))
+        is_idle(work).then(|| self.idle_since.load(Ordering::Relaxed))
+    }
+
+    /// The same, for the task of the connection. If all has been written and the last request has just not
+    /// ended yet, its end wakes that task, which nothing else would.
+    pub(crate) fn idle_since_or_wake(&self) -> Option<u64> {
+        let work = self.work.load(Ordering::Acquire);
+        // The end of a request of HTTP/1 is in that task already.
+        let http2 = self.protocol.load(Ordering::Relaxed) == encode(Version::HTTP_2);
+        if http2 && work >= REQUEST && work & (BUSY | UPGRADED | AWAITED) == 0 {
+            // AcqRel: whoever ends the last request sees this, or this sees that it has ended.
+            self.work.fetch_or(AWAITED, Ordering::AcqRel);
+        }
+        let idle_since = self.idle_since();
+        if idle_since.is_some() && work & AWAITED != 0 {
+            self.work.fetch_and(!AWAITED, Ordering::AcqRel);
+        }
+        idle_since
+    }
+
+    /// Something has happened that idleness counts from.
+    pub(crate) fn set_idle_since(&self, since_accept: u64) {
+        self.idle_since.store(since_accept, Ordering::Relaxed);
     }
 
     /// Whether what comes next on HTTP/1 is the head of a request.
     pub(crate) fn awaits_head(&self) -> bool {
-        self.work.load(Ordering::Acquire) & !(CLOSING | ABORTED | REFUSING | BUSY) == 0
+        self.work.load(Ordering::Acquire) & !(CLOSING | ABORTED | REFUSING | BUSY | AWAITED) == 0
     }
 
     /// Said by the socket half alone.
@@ -262,6 +318,10 @@ fn register(slot: &AtomicWaker, waker: &Waker) {
 #[cfg(tower_loom)]
 fn register(slot: &AtomicWaker, waker: &Waker) {
     slot.register_by_ref(waker);
+}
+
+fn is_idle(work: usize) -> bool {
+    work & !(CLOSING | ABORTED | REFUSING | AWAITED) == 0
 }
 
 fn phase(work: usize) -> Phase {
@@ -368,6 +428,26 @@ mod tests {
             let request = state.clone();
             let request = loom::thread::spawn(move || request.end(7));
             assert!(matches!(state.idle_since(), None | Some(7)));
+            request.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_request_that_ends_after_the_last_flush_wakes_who_awaits_it() {
+        loom::model(|| {
+            let state = Arc::new(State::default());
+            state.set_protocol(Version::HTTP_2);
+            state.begin();
+            let request = state.clone();
+            let request = loom::thread::spawn(move || request.end(1));
+            // Deadlocks, and so fails, if the end is neither seen nor told.
+            loom::future::block_on(poll_fn(|cx| {
+                state.register_reader(cx.waker());
+                match state.idle_since_or_wake() {
+                    Some(since) => Poll::Ready(since),
+                    None => Poll::Pending,
+                }
+            }));
             request.join().unwrap();
         });
     }

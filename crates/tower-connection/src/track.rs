@@ -158,7 +158,12 @@ impl Obey {
             self.end_head_of_request();
             let state = self.handle.state();
             let blank = |byte: &u8| matches!(byte, b'\r' | b'\n');
-            if self.head == Head::None && state.awaits_head() && !bytes.iter().all(blank) {
+            if self.head == Head::None
+                && state.awaits_head()
+                && !bytes.ends_with(b"\r\n\r\n") // all of one
+                && !bytes.iter().all(blank)
+                && !state.take_unread_body()
+            {
                 self.head = Head::Begun(state.requests());
             }
             return;
@@ -167,8 +172,15 @@ impl Obey {
             self.handle.state().set_http2();
             self.heard = false;
         }
+        let (greeted, last) = (self.streams.has_greeted(), self.streams.last());
         self.streams.hear(frames);
         self.publish();
+        if !greeted && self.streams.has_greeted() {
+            self.handle.state().set_idle_since(self.handle.now());
+        }
+        if last != self.streams.last() {
+            self.end_head(); // and perhaps another has begun
+        }
         match self.head {
             Head::None if self.streams.hears_head() => self.head = Head::Begun(0),
             Head::Begun(_) | Head::Told(_) if !self.streams.hears_head() => self.end_head(),
@@ -231,11 +243,14 @@ impl Obey {
                 match self.farewell {
                     Farewell::Unsaid | Farewell::Announced if ended => {
                         self.farewell = Farewell::Said;
-                        self.say_goaway(io, cx, self.streams.last())?;
+                        self.say_goaway(io, cx, self.streams.last().min(self.streams.served()))?;
                     }
                     Farewell::Unsaid => {
                         self.farewell = Farewell::Announced;
-                        self.say_goaway(io, cx, ANY_STREAM)?;
+                        // The HTTP stack may have said one that names less (RFC 9113, section 6.8).
+                        if self.streams.served() == ANY_STREAM {
+                            self.say_goaway(io, cx, ANY_STREAM)?;
+                        }
                     }
                     Farewell::Announced | Farewell::Said => {}
                 }
@@ -423,6 +438,9 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let version = request.version();
         self.handle.state().set_protocol(version);
+        if version < Version::HTTP_2 && may_have_body(&request) {
+            self.handle.state().set_unread_body();
+        }
         let waiting = self.waiting.take();
         let (in_flight, refused) = waiting.unwrap_or_else(|| self.handle.begin_or_refuse());
         if refused {

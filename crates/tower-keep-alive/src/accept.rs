@@ -5,6 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use http::HeaderValue;
 use tokio::time::Instant;
 use tower_connection::{Connection, ConnectionHandle, Hooked, Socket};
 use tower_service::Service;
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) handle: ConnectionHandle,
     pub(crate) settings: Arc<Settings>,
     pub(crate) old_at: Option<Instant>,
+    /// What is told of the timeout.
+    pub(crate) header: Option<HeaderValue>,
 }
 
 impl<A> KeepAlive<A> {
@@ -78,6 +81,7 @@ where
         handle.set_timed();
         let shared = Arc::new(Shared {
             old_at: me.settings.old_at(&handle),
+            header: me.settings.header(),
             settings: me.settings.clone(),
             handle,
         });

@@ -56,7 +56,7 @@ impl Idle {
     fn idle_until(&self) -> Option<Instant> {
         let timeout = self.shared.settings.timeout?;
         let handle = &self.shared.handle;
-        let since = handle.idle_since()?;
+        let since = handle.idle_since_or_wake()?;
         // Before the first request, and from the first byte of each head, the client is not idle but slow.
         let spoke = handle.requests() > 0 || handle.protocol() == Some(Version::HTTP_2);
         (spoke && handle.head_since().is_none()).then(|| since + timeout)
@@ -66,12 +66,13 @@ impl Idle {
     fn renewed_at(&self) -> Option<Instant> {
         let old_at = self.shared.old_at?;
         let handle = &self.shared.handle;
-        if handle.is_upgraded() {
+        let http1 = handle.protocol() < Some(Version::HTTP_2);
+        // The answer to a request that is arriving will be the last.
+        if handle.is_upgraded() || http1 && handle.head_since().is_some() {
             return None;
         }
         // Where a request could cross with the end, it is waited for: the service half answers it.
-        let idle = handle.idle_since().is_some() && handle.protocol() < Some(Version::HTTP_2);
-        Some(if idle {
+        Some(if http1 && handle.idle_since().is_some() {
             old_at + self.shared.settings.age_grace
         } else {
             old_at

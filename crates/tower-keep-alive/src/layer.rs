@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Method, Uri, Version};
+use http::HeaderValue;
 use tokio::time::Instant;
-use tower_connection::ConnectionHandle;
+use tower_connection::{ConnectionHandle, Head};
 use tower_layer::Layer;
 
 use crate::KeepAlive;
@@ -44,25 +44,6 @@ pub(crate) struct Settings {
 }
 
 type Unless = Arc<dyn Fn(&Head<'_>) -> bool + Send + Sync>;
-
-/// The head of a request, for [`KeepAliveLayer::unless`].
-///
-/// ```
-/// # use tower_keep_alive::Head;
-/// fn is_old(head: &Head<'_>) -> bool {
-///     head.version < http::Version::HTTP_11
-/// }
-/// # let _ = is_old;
-/// ```
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Head<'a> {
-    pub method: &'a Method,
-    pub uri: &'a Uri,
-    pub version: Version,
-    pub headers: &'a HeaderMap,
-}
 
 impl KeepAliveLayer {
     /// Closes connections that have been idle for `timeout`. The default is 5 s; zero never closes them.
@@ -111,7 +92,7 @@ impl KeepAliveLayer {
     /// connections which came together do not all come back together. Default is zero, which is no limit.
     ///
     /// Nothing is cut. HTTP/1 says `Connection: close` with the response in progress, or with the next one if
-    /// that comes within the [grace](Self::age_grace), and else ends with FIN. HTTP/2 reads a GOAWAY, and the
+    /// that begins to come within the [grace](Self::age_grace), and else ends with FIN. HTTP/2 reads a GOAWAY, and the
     /// open streams finish. It spreads clients over the servers of a pool that grows.
     ///
     /// Other names for it: `keepalive_time` (nginx, 1 h), `max_connection_age` (gRFC A9).

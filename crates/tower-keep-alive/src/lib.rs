@@ -79,7 +79,10 @@
 //! # What this does not do
 //!
 //! It does not bound the time from accept to the first request, nor that from the first byte of a head to its
-//! last; that is the promise of a read timeout. Nor does it send PINGs: a client that has vanished is noticed
+//! last; that is the promise of a read timeout, and the two belong together. (The driver of
+//! `tower-connection-hyper` turns hyper's own `header_read_timeout` off on connections that have this layer, as it
+//! would end those that are idle.) A body that a service goes on reading after its response counts as work only
+//! where that layer wraps it, or on HTTP/2. Nor does it send PINGs: a client that has vanished is noticed
 //! when the connection is idle for too long, or by TCP.
 //!
 //! # What it costs
@@ -96,6 +99,6 @@ mod service;
 pub use crate::{
     accept::{KeepAlive, KeepAliveFuture},
     io::{Idle, KeepAliveIo},
-    layer::{Head, KeepAliveLayer},
+    layer::KeepAliveLayer,
     service::{KeepAliveResponseFuture, KeepAliveService},
 };

@@ -5,13 +5,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header::CONNECTION,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header::CONNECTION};
 use tokio::time::Instant;
+use tower_connection::Head;
 use tower_service::Service;
 
-use crate::{Head, accept::Shared};
+use crate::accept::Shared;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -21,16 +20,11 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub struct KeepAliveService<S> {
     inner: S,
     shared: Arc<Shared>,
-    header: Option<HeaderValue>,
 }
 
 impl<S> KeepAliveService<S> {
     pub(crate) fn new(inner: S, shared: Arc<Shared>) -> Self {
-        Self {
-            inner,
-            header: shared.settings.header(),
-            shared,
-        }
+        Self { inner, shared }
     }
 }
 
@@ -51,30 +45,36 @@ where
             handle,
             settings,
             old_at,
+            ..
         } = &*self.shared;
         let persists = persists(request.version(), request.headers());
-        let forbidden = settings.forbids(&Head {
-            method: request.method(),
-            uri: request.uri(),
-            version: request.version(),
-            headers: request.headers(),
-        });
+        let forbidden = settings.forbids(&Head::of(&request));
         let inner = self.inner.call(request);
 
-        let left = settings
-            .max_requests
-            .map(|max| max.saturating_sub(handle.requests()));
-        if forbidden || left == Some(0) || old_at.is_some_and(|old_at| old_at <= Instant::now()) {
+        if forbidden
+            || self.shared.left() == Some(0)
+            || old_at.is_some_and(|old_at| old_at <= Instant::now())
+        {
             handle.close();
         }
-        let header = match left {
-            Some(left) if persists => settings.header_with_max(left),
-            None if persists => self.header.clone(),
-            _ => None,
-        };
         KeepAliveResponseFuture {
             inner,
-            told: header.map(|header| (header, self.shared.clone())),
+            told: persists.then(|| self.shared.clone()),
+        }
+    }
+}
+
+impl Shared {
+    /// How many more requests there may be.
+    fn left(&self) -> Option<u64> {
+        let max = self.settings.max_requests?;
+        Some(max.saturating_sub(self.handle.requests()))
+    }
+
+    fn keep_alive(&self) -> Option<HeaderValue> {
+        match self.left() {
+            Some(left) => self.settings.header_with_max(left),
+            None => self.header.clone(),
         }
     }
 }
@@ -101,7 +101,7 @@ pin_project_lite::pin_project! {
     pub struct KeepAliveResponseFuture<F> {
         #[pin]
         inner: F,
-        told: Option<(HeaderValue, Arc<Shared>)>,
+        told: Option<Arc<Shared>>,
     }
 }
 
@@ -114,11 +114,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let me = self.project();
         let mut response = ready!(me.inner.poll(cx))?;
-        if let Some((header, shared)) = me.told.take() {
-            let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if let Some(shared) = me.told.take() {
+            let upgrades = shared.handle.is_upgraded();
             let persists = persists(Version::HTTP_11, response.headers());
             if persists && !upgrades && !shared.handle.is_closing() {
-                response.headers_mut().insert(KEEP_ALIVE, header);
+                if let Some(header) = shared.keep_alive() {
+                    response.headers_mut().insert(KEEP_ALIVE, header);
+                }
             }
         }
         Poll::Ready(Ok(response))

@@ -85,7 +85,9 @@ where
             }
         };
         let handle = connection.handle().clone();
-        handle.set_timed();
+        if me.settings.head(0).is_some() {
+            handle.set_timed();
+        }
         let reading = Reading::new(handle.clone(), me.settings.clone());
         let settings = me.settings.clone();
         Poll::Ready(Ok(connection

@@ -14,7 +14,7 @@ use bytes::Buf;
 use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
-use tower_connection::{ConnectionHandle, Deadline};
+use tower_connection::{ConnectionHandle, Deadline, Receiving};
 
 use crate::layer::Settings;
 
@@ -121,13 +121,21 @@ pin_project_lite::pin_project! {
     pub struct ReadTimeoutBody<B> {
         #[pin]
         body: B,
-        clock: Option<Clock>,
+        // Boxed: most requests have no body, and each is moved about.
+        clock: Option<Box<Clock>>,
+        receiving: Option<Receiving>,
+        over: bool,
     }
 }
 
 impl<B> ReadTimeoutBody<B> {
-    pub(crate) fn new(body: B, clock: Option<Clock>) -> Self {
-        Self { body, clock }
+    pub(crate) fn new(body: B, clock: Option<Clock>, receiving: Option<Receiving>) -> Self {
+        Self {
+            body,
+            clock: clock.map(Box::new),
+            receiving,
+            over: false,
+        }
     }
 }
 
@@ -143,26 +151,34 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
-        let me = self.project();
-        let frame = me.body.poll_frame(cx);
-        let Some(clock) = me.clock else {
-            return frame.map_err(Into::into);
-        };
-        if let Poll::Ready(frame) = frame {
-            match &frame {
-                Some(Ok(frame)) => clock.hear(frame.data_ref().map_or(0, Buf::remaining)),
-                _ => *me.clock = None,
-            }
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        let mut me = self.project();
+        if *me.over {
+            return Poll::Ready(None);
         }
-        ready!(clock.poll_late(cx));
-        clock.late.set();
-        *me.clock = None;
-        Poll::Ready(Some(Err(BodyTimedOut.into())))
+        let frame = me.body.as_mut().poll_frame(cx);
+        if let (Poll::Pending, Some(clock)) = (&frame, me.clock.as_mut()) {
+            ready!(clock.poll_late(cx));
+            clock.late.set();
+            *me.over = true;
+            return Poll::Ready(Some(Err(BodyTimedOut.into())));
+        }
+        let frame = ready!(frame);
+        if let (Some(Ok(frame)), Some(clock)) = (&frame, me.clock) {
+            clock.hear(frame.data_ref().map_or(0, Buf::remaining));
+        }
+        // Not asked again: of a body that outlives its response, hyper tells the end only with the next request
+        // (1.12, `proto/h1/dispatch.rs`, `poll_read_until_blocked`).
+        *me.over = frame.is_none() || me.body.is_end_stream();
+        if *me.over {
+            if let Some(receiving) = me.receiving.take() {
+                receiving.complete();
+            }
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.over || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

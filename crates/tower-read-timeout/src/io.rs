@@ -115,7 +115,8 @@ impl Reading {
                     break;
                 }
             }
-            let _ = ready!(Pin::new(io).poll_flush(cx));
+            // Who has no room for it is not waited for.
+            let _ = Pin::new(io).poll_flush(cx)?;
             self.over = Some(TimedOut::Answered);
         }
         Poll::Ready(Ok(()))

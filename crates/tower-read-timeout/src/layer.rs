@@ -1,5 +1,8 @@
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+use http::Request;
+use http_body::Body;
+use tower_connection::Head;
 use tower_layer::Layer;
 
 use crate::ReadTimeout;
@@ -28,7 +31,7 @@ pub struct ReadTimeoutLayer {
     settings: Settings,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) handshake: Option<Duration>,
     head: Option<Duration>,
@@ -36,7 +39,10 @@ pub(crate) struct Settings {
     growing: Option<(Duration, u64)>,
     pub(crate) body: Option<Duration>,
     pub(crate) body_rate: u64,
+    body_unless: Option<Unless>,
 }
+
+type Unless = Arc<dyn Fn(&Head<'_>) -> bool + Send + Sync>;
 
 impl ReadTimeoutLayer {
     /// Bounds the handshake, the first byte, the head of each request and HTTP/2's opening by `head`. Default
@@ -53,6 +59,7 @@ impl ReadTimeoutLayer {
                 growing: None,
                 body: Some(Duration::from_secs(30)),
                 body_rate: 240,
+                body_unless: None,
             },
         }
     }
@@ -103,6 +110,26 @@ impl ReadTimeoutLayer {
         self.settings.body_rate = bytes_per_second;
         self
     }
+
+    /// Does not bound the bodies of requests for which this is true. Default is to bound all.
+    ///
+    /// For calls on which both sides may be silent: gRPC streams above all. Decide by what only such calls have,
+    /// a path rather than a header, as whoever is exempt may be as slow as it likes.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_read_timeout::ReadTimeoutLayer;
+    /// let layer = ReadTimeoutLayer::new(Duration::from_secs(10))
+    ///     .body_unless(|head| head.uri.path().starts_with("/chat.v1.Chat/"));
+    /// ```
+    #[must_use]
+    pub fn body_unless(
+        mut self,
+        unless: impl Fn(&Head<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.body_unless = Some(Arc::new(unless));
+        self
+    }
 }
 
 impl Default for ReadTimeoutLayer {
@@ -115,7 +142,7 @@ impl<A> Layer<A> for ReadTimeoutLayer {
     type Service = ReadTimeout<A>;
 
     fn layer(&self, inner: A) -> Self::Service {
-        ReadTimeout::new(inner, Arc::new(self.settings))
+        ReadTimeout::new(inner, Arc::new(self.settings.clone()))
     }
 }
 
@@ -136,6 +163,12 @@ impl Settings {
         Some(grown.min(max.max(least)))
     }
 
+    pub(crate) fn bounds_body<B: Body>(&self, request: &Request<B>) -> bool {
+        self.body.is_some()
+            && !request.body().is_end_stream()
+            && !(self.body_unless.as_ref()).is_some_and(|unless| unless(&Head::of(request)))
+    }
+
     /// For how long the service may wait for a body in all, of which so many bytes have come.
     pub(crate) fn body(&self, bytes: u64) -> Option<Duration> {
         let grace = self.body?;
@@ -147,6 +180,18 @@ impl Settings {
                 .saturating_add(earned(bytes, self.body_rate))
                 .min(FOREVER),
         )
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("handshake", &self.handshake)
+            .field("head", &self.head)
+            .field("growing", &self.growing)
+            .field("body", &self.body)
+            .field("body_rate", &self.body_rate)
+            .finish_non_exhaustive()
     }
 }
 

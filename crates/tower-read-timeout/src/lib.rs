@@ -58,7 +58,7 @@
 //! | --- | --- | --- | --- | --- |
 //! | handshake | accept | the connection is made (TLS) | as the head | closed |
 //! | first byte | the connection is made | a byte | as the head | FIN |
-//! | head | its first byte | all of it was read | 10 s | `408` and FIN |
+//! | head | its first byte | all of it was read | 10 s | `408` and FIN; HTTP/2: FIN, and all streams with it |
 //! | HTTP/2's opening | its first byte | the client's SETTINGS | as the head | FIN |
 //! | body | the service waits for it | its end | 30 s without a byte, 240 bytes a second | `408` |
 //!
@@ -67,8 +67,8 @@
 //!
 //! The time of a body is the time for which the service was *waiting* for it. A handler that does not read, or
 //! works between two reads, uses up none of it, and neither does a process that was stopped: what has arrived
-//! meanwhile is read first. Upgraded connections are not timed, nor are the bodies of gRPC calls, which may be
-//! silent for as long as both sides like.
+//! meanwhile is read first. Upgraded connections are not timed. Calls on which both sides may be silent (gRPC
+//! streams) are exempt if [you say so](ReadTimeoutLayer::body_unless).
 //!
 //! # Beside hyper's own timeout
 //!
@@ -79,9 +79,10 @@
 //!
 //! # What this does not do
 //!
-//! Half a head that comes in the same segment as the end of the request before it is not seen until one more
-//! byte of it arrives; until then the connection is idle. The time in which a client takes its response is the
-//! promise of a write timeout.
+//! Half a head that comes before the response to the request before it is not seen until one more byte of it
+//! arrives; until then the connection is idle. On HTTP/2, where hyper gives a stream and its connection windows of
+//! the same size, one upload that a handler does not read keeps those of its neighbours from arriving, and they are
+//! blamed for it. The time in which a client takes its response is the promise of a write timeout.
 //!
 //! # What it costs
 //!

@@ -5,10 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_TYPE},
-};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header::CONNECTION};
 use http_body::Body;
 use tower_connection::{ConnectionHandle, Rejectable};
 use tower_service::Service;
@@ -52,27 +49,20 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let timed = self.settings.body.is_some()
-            && !request.body().is_end_stream()
-            && !is_grpc(request.headers());
+        let timed = self.settings.bounds_body(&request);
         let late = timed.then(|| Arc::new(Late::new(self.handle.clone(), request.version())));
         let clock = late
             .clone()
             .map(|late| Clock::new(late, self.settings.clone()));
+        let http1 = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
+        let receiving = http1.then(|| self.handle.begin_body());
         ReadTimeoutResponseFuture {
             inner: self
                 .inner
-                .call(request.map(|body| ReadTimeoutBody::new(body, clock))),
+                .call(request.map(|body| ReadTimeoutBody::new(body, clock, receiving))),
             late,
         }
     }
-}
-
-/// The two sides of a call speak when they like.
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 pin_project_lite::pin_project! {

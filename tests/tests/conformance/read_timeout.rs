@@ -287,18 +287,77 @@ pub(crate) async fn a_handler_that_does_not_read_is_not_the_clients_fault(stack:
     assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
 }
 
-pub(crate) async fn a_grpc_call_may_be_silent(stack: Stack) {
+pub(crate) async fn who_is_exempt_may_be_silent(stack: Stack) {
     // READ-7
+    if !is_bare(stack, Protocol::Http1) {
+        return;
+    }
+    let exempt = ReadTimeoutLayer::default().body_unless(|head| head.uri.path() == "/echo");
+    let server = start_with(stack, exempt).await;
+    let mut socket = server.connect_silently();
+    let post = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n";
+    socket.write_all(post).await.expect("a new socket");
+    sleep(Duration::from_secs(3_600)).await;
+    socket.write_all(b"ok").await.expect("still open");
+    assert!(read(&mut socket).await.ends_with("\r\n\r\nok"));
+}
+
+pub(crate) async fn the_rest_of_a_body_is_no_head(stack: Stack) {
+    // READ-3: the service answers without a look at it.
     if !is_bare(stack, Protocol::Http1) {
         return;
     }
     let server = start(stack).await;
     let mut socket = server.connect_silently();
-    let post = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\ncontent-type: application/grpc+proto\r\n\r\n";
+    let post = b"POST /slow-ignore HTTP/1.1\r\nhost: localhost\r\ncontent-length: 7\r\n\r\n";
     socket.write_all(post).await.expect("a new socket");
+    sleep(Duration::from_millis(10)).await;
+    socket.write_all(b"{\"a\":1}").await.expect("open");
+    assert!(read(&mut socket).await.starts_with("HTTP/1.1 200 "));
     sleep(Duration::from_secs(3_600)).await;
-    socket.write_all(b"ok").await.expect("still open");
-    assert!(read(&mut socket).await.ends_with("\r\n\r\nok"));
+    socket.write_all(GET).await.expect("still open");
+    assert!(read(&mut socket).await.starts_with("HTTP/1.1 200 "));
+}
+
+pub(crate) async fn a_body_that_outlives_its_response_is_under_way(stack: Stack) {
+    // READ-5, CONN-8
+    if stack.is_tls() {
+        return;
+    }
+    let layers = Layers {
+        keep_alive: tower_keep_alive::KeepAliveLayer::default(),
+        read_timeout: ReadTimeoutLayer::default(),
+        ..Layers::default()
+    };
+    let server = layers.start(stack).await;
+    let mut socket = server.connect_silently();
+    let (head, body) = match stack.protocol() {
+        Protocol::Http1 => (
+            b"POST /swallow HTTP/1.1\r\nhost: localhost\r\ncontent-length: 8\r\n\r\n".to_vec(),
+            b".".to_vec(),
+        ),
+        Protocol::Http2 => (
+            [&PREFACE[..], &raw::post(1, "/swallow")].concat(),
+            raw::frame(0, 0, 1, b"."),
+        ),
+    };
+    socket.write_all(&head).await.expect("a new socket");
+    for _ in 0..7 {
+        said(&mut socket).await;
+        sleep(Duration::from_secs(4)).await;
+        socket.write_all(&body).await.expect("still open");
+    }
+    assert_eq!(server.handlers(), 1, "it reads on");
+    assert_eq!(server.limit().open(), 1);
+    let end = match stack.protocol() {
+        Protocol::Http1 => body,
+        Protocol::Http2 => raw::frame(0, 1, 1, b"."),
+    };
+    socket.write_all(&end).await.expect("still open");
+    sleep(Duration::from_millis(4_990)).await;
+    assert_eq!((server.handlers(), server.limit().open()), (0, 1));
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(server.limit().open(), 0, "idle since then");
 }
 
 pub(crate) async fn a_web_socket_may_be_silent(stack: Stack) {

@@ -1,18 +1,12 @@
 """The playground as a process, and clients that are not libraries."""
-import argparse
 import os
 import resource
 import selectors
-import signal
 import socket
 import ssl
 import struct
 import subprocess
-import sys
-import threading
 import time
-import traceback
-from concurrent.futures import ThreadPoolExecutor
 
 import h2.connection
 import h2.events

@@ -2,7 +2,7 @@
 """Real clients against the playground, on every stack: run.py [PLAYGROUND] [--stack S] [--case NAME]
 
 Each case is a function whose docstring is the promise. It asserts on bytes, exit codes, descriptors
-(/proc/PID/fd) and the server's own counts. Needs curl, wrk, h2load, and Debian's python3-h2. The
+(/proc/PID/fd) and the server's own counts. Needs curl, wrk, h2load, slowhttptest, ss, and Debian's python3-h2. The
 environment variable CLIENTS_CONNECTIONS sets how many clients come where many do (default 2000), and
 CLIENTS_ROUNDS how often a rush is repeated (default 3).
 """

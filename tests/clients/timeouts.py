@@ -1,17 +1,13 @@
 """How long, how often and how old a connection gets, and how slowly its client may speak."""
-import os
-import re
 import signal
 import socket
 import statistics
 import subprocess
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 from harness import (
-    GET, H2, PREFACE, SPEAK_H1, SPEAK_H2, STACKS, WS, Playground, bytes_of, frame, read_all, served, status_in,
-    until)
+    GET, H2, PREFACE, SPEAK_H1, SPEAK_H2, STACKS, WS, Playground, bytes_of, frame, read_all, served, until)
 
 LATE = 0.3  # seconds: how much later than its deadline a connection may be closed
 
@@ -141,7 +137,7 @@ def ages_are_spread(stack):
     """200 busy connections of one age end over a fifth of it, and lose no request. KEEP-6"""
     age = 3
     with Playground(stack, "--max-connection-age", f"{age}s") as server:
-        lives, start = [], time.monotonic()
+        lives = []
 
         def live(_):
             began = time.monotonic()
@@ -301,7 +297,7 @@ def slowhttptest_holds_nothing(stack):
                  server.url + ("/" if kind == "-H" else "/echo"), "-t", "GET" if kind == "-H" else "POST"],
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             until("nobody came", lambda: not nobody(server))
-            most, start = 0, time.monotonic()
+            start = time.monotonic()
             until(f"{kind}: connections are left", lambda: nobody(server) and after(start) > 2, 6)
             assert served(server.connect()).startswith(b"HTTP/1.1 200 ")
             test.kill()

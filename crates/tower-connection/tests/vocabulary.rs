@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io::{self, IoSlice},
     pin::Pin,
     sync::{
@@ -21,7 +21,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
     time::{Instant, timeout},
 };
-use tokio_test::{assert_pending, assert_ready_ok, task};
+use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
 use tower::{Layer, Service, service_fn};
 use tower_connection::{
     Accept, AcceptGate, BoxIo, ConnectionHandle, Deadline, Guarded, Held, Hook, Hooked, Obey, Over,
@@ -453,4 +453,49 @@ fn a_gate_opens_after_the_last_has_let_go_and_wakes_who_waits() {
     assert_pending!(waiting.enter(|cx, _| acceptor.poll_ready(cx)));
     drop(acceptor);
     assert_eq!(gate.waiting(), 0, "nobody is left");
+}
+
+// --- deadlines of a process that does not get its time
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_is_noticed_late_gets_a_second_look_and_no_third() {
+    // READ-7
+    let start = Instant::now();
+    let mut deadline = Deadline::default();
+    deadline.set(start + Duration::from_secs(1));
+    let mut waiting = task::spawn(());
+    assert_pending!(waiting.enter(|cx, _| deadline.poll(cx)));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert!(waiting.is_woken());
+    deadline.set(start + Duration::from_secs(1)); // as a socket half does each time
+    assert_pending!(waiting.enter(|cx, _| deadline.poll(cx)));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert!(waiting.is_woken());
+    assert_ready!(waiting.enter(|cx, _| deadline.poll(cx)));
+
+    // One that is noticed in time gets none.
+    let at = Instant::now() + Duration::from_secs(1);
+    deadline.set(at);
+    assert_pending!(waiting.enter(|cx, _| deadline.poll(cx)));
+    tokio::time::advance(Duration::from_millis(1_040)).await;
+    assert_ready!(waiting.enter(|cx, _| deadline.poll(cx)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_is_armed_when_the_budget_is_spent_still_ends() {
+    // tokio 1.54 then does not look at the timer at all.
+    let start = Instant::now();
+    let mut deadline = Deadline::default();
+    deadline.set(start + Duration::from_secs(1));
+    let mut spend = true;
+    poll_fn(|cx| {
+        while std::mem::take(&mut spend) {
+            while tokio::task::coop::has_budget_remaining() {
+                let _ = std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx);
+            }
+        }
+        deadline.poll(cx)
+    })
+    .await;
+    assert_eq!(start.elapsed(), Duration::from_secs(1));
 }

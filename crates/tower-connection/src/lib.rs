@@ -113,10 +113,11 @@ mod gate;
 mod handle;
 mod head;
 mod io;
+mod obey;
 mod rejection;
+mod service;
 mod socket;
 mod state;
-mod track;
 
 pub use crate::{
     accept::{Accept, AcceptError, AcceptExt, AcceptMake, AcceptMakeFuture, Accepted},
@@ -128,7 +129,8 @@ pub use crate::{
     handle::{ConnectionHandle, ConnectionId, End, InFlight, Receiving},
     head::Head,
     io::{Hook, Hooked, Over, poll_write_slices},
+    obey::{ConnectionIo, Obey},
     rejection::{Rejectable, Rejection},
+    service::{ConnectionResponseFuture, ConnectionService},
     socket::{Address, BoxIo, Held, Socket},
-    track::{ConnectionIo, ConnectionResponseFuture, ConnectionService, Obey},
 };

@@ -149,7 +149,7 @@ def waiting_at_the_limit(stack):
 def rejecting_at_the_limit(stack):
     """At the limit the next client reads a whole 503, whatever it has sent. LIMIT-3, LIMIT-4, LIMIT-6"""
     for tls in (False, True):
-        with Playground(stack, "--max-connections", "10", tls=tls) as server:
+        with Playground(stack, "--max-connections", "10", "--keep-alive-timeout", "0", tls=tls) as server:
             holders = [server.connect() for _ in range(10)]
             for n, holder in enumerate(holders):
                 assert served(holder, WS if n % 2 else GET)

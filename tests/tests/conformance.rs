@@ -102,6 +102,7 @@ on_every_stack! {
     limit::upgraded_connections_have_their_own_limit
     limit::every_ugly_end_gives_its_permit_back
     keep_alive::an_idle_connection_is_closed_at_its_timeout
+    keep_alive::however_it_lived_it_ends_when_it_is_idle
     keep_alive::without_a_timeout_an_idle_connection_stays
     keep_alive::a_slow_handler_is_not_idle
     keep_alive::a_silent_stream_is_not_idle
@@ -110,6 +111,7 @@ on_every_stack! {
     keep_alive::a_long_upload_is_not_idle
     keep_alive::half_a_head_is_not_idle
     keep_alive::blank_lines_are_not_activity
+    keep_alive::pipelined_requests_are_all_answered
     keep_alive::pings_are_not_activity
     keep_alive::an_http2_client_that_asks_nothing_is_idle
     keep_alive::a_silent_client_is_left_to_others

@@ -175,6 +175,12 @@ impl ConnectionHandle {
 
     /// As [`idle_since`](Self::idle_since), for a socket half that waits for idleness: it is polled again when
     /// the last request ends, also where that ends in another task after its response was written.
+    ///
+    /// ```
+    /// # use tower_connection::ConnectionHandle;
+    /// let connection = ConnectionHandle::detached();
+    /// assert_eq!(connection.idle_since_or_wake(), connection.idle_since());
+    /// ```
     #[must_use]
     pub fn idle_since_or_wake(&self) -> Option<Instant> {
         let nanoseconds = self.shared.state.idle_since_or_wake()?;

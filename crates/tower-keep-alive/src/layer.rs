@@ -50,6 +50,13 @@ impl KeepAliveLayer {
     ///
     /// Other names for it: `keepalive_timeout` (nginx), `KeepAliveTimeout` (Apache), `IdleTimeout` (Go),
     /// `timeout http-keep-alive` (HAProxy).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_keep_alive::KeepAliveLayer;
+    /// let layer = KeepAliveLayer::new(Duration::from_secs(65));
+    /// # let _ = layer;
+    /// ```
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
         Self {
@@ -69,6 +76,14 @@ impl KeepAliveLayer {
     ///
     /// What is told is whole seconds, and at least one: with a timeout of 2 s or 1.5 s, clients are told
     /// `timeout=1`. With one of a second or less they are told nothing, as there is no true number to tell.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_keep_alive::KeepAliveLayer;
+    /// // Closes after 65 s, and says `Keep-Alive: timeout=60`.
+    /// let layer = KeepAliveLayer::new(Duration::from_secs(65)).margin(Duration::from_secs(5));
+    /// # let _ = layer;
+    /// ```
     #[must_use]
     pub fn margin(mut self, margin: Duration) -> Self {
         self.settings.margin = margin;
@@ -82,6 +97,12 @@ impl KeepAliveLayer {
     /// row for an error, so take no fewer than a thousand there.
     ///
     /// Another name for it: `keepalive_requests` (nginx, 1000), `MaxKeepAliveRequests` (Apache, 100).
+    ///
+    /// ```
+    /// # use tower_keep_alive::KeepAliveLayer;
+    /// let layer = KeepAliveLayer::default().max_requests(10_000);
+    /// # let _ = layer;
+    /// ```
     #[must_use]
     pub fn max_requests(mut self, max: u64) -> Self {
         self.settings.max_requests = (max > 0).then_some(max);
@@ -96,6 +117,14 @@ impl KeepAliveLayer {
     /// open streams finish. It spreads clients over the servers of a pool that grows.
     ///
     /// Other names for it: `keepalive_time` (nginx, 1 h), `max_connection_age` (gRFC A9).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_keep_alive::KeepAliveLayer;
+    /// // Each connection lives for 9 to 11 minutes.
+    /// let layer = KeepAliveLayer::default().max_age(Duration::from_secs(600));
+    /// # let _ = layer;
+    /// ```
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
         self.settings.max_age = duration(age);
@@ -107,6 +136,15 @@ impl KeepAliveLayer {
     ///
     /// A busy client sends its next request right after a response. If that crossed with the end of the
     /// connection, the client could not know whether it was processed.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_keep_alive::KeepAliveLayer;
+    /// let layer = KeepAliveLayer::default()
+    ///     .max_age(Duration::from_secs(600))
+    ///     .age_grace(Duration::from_secs(2));
+    /// # let _ = layer;
+    /// ```
     #[must_use]
     pub fn age_grace(mut self, grace: Duration) -> Self {
         self.settings.age_grace = grace.min(FOREVER);

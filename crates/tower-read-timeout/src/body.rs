@@ -117,6 +117,17 @@ pin_project_lite::pin_project! {
     /// The body of a request that must arrive in time.
     ///
     /// When it does not, it ends with [`BodyTimedOut`].
+    ///
+    /// ```
+    /// use http_body_util::{BodyExt, Full};
+    /// use tower_read_timeout::ReadTimeoutBody;
+    ///
+    /// async fn length(body: ReadTimeoutBody<Full<&'static [u8]>>) -> Option<usize> {
+    ///     let all = body.collect().await.ok()?; // the client is told what is wrong
+    ///     Some(all.to_bytes().len())
+    /// }
+    /// # let _ = length;
+    /// ```
     #[derive(Debug)]
     pub struct ReadTimeoutBody<B> {
         #[pin]

@@ -50,6 +50,13 @@ impl ReadTimeoutLayer {
     ///
     /// Other names for it: `client_header_timeout` (nginx), `timeout http-request` (HAProxy),
     /// `RequestReadTimeout header=` (Apache), `ReadHeaderTimeout` (Go).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_read_timeout::ReadTimeoutLayer;
+    /// let layer = ReadTimeoutLayer::new(Duration::from_secs(10));
+    /// # let _ = layer;
+    /// ```
     #[must_use]
     pub fn new(head: Duration) -> Self {
         Self {
@@ -66,6 +73,13 @@ impl ReadTimeoutLayer {
 
     /// Bounds what the acceptor inside does by `timeout`: a TLS handshake, a PROXY protocol header. Default is
     /// the time for a head; zero does not bound it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_read_timeout::ReadTimeoutLayer;
+    /// let layer = ReadTimeoutLayer::new(Duration::from_secs(10)).handshake(Duration::from_secs(3));
+    /// # let _ = layer;
+    /// ```
     #[must_use]
     pub fn handshake(mut self, timeout: Duration) -> Self {
         self.settings.handshake = duration(timeout);
@@ -79,6 +93,14 @@ impl ReadTimeoutLayer {
     /// head of 2,000 bytes has 14 s.
     ///
     /// Another name for it: `header=10-20,MinRate=500` (Apache's `RequestReadTimeout`).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_read_timeout::ReadTimeoutLayer;
+    /// let layer =
+    ///     ReadTimeoutLayer::new(Duration::from_secs(10)).head_growing(Duration::from_secs(20), 500);
+    /// # let _ = layer;
+    /// ```
     ///
     /// # Panics
     ///
@@ -94,6 +116,13 @@ impl ReadTimeoutLayer {
     /// than its [rate](Self::body_rate). Default is 30 s; zero does not bound bodies at all.
     ///
     /// Other names for it: `client_body_timeout` (nginx), `RequestReadTimeout body=` (Apache).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_read_timeout::ReadTimeoutLayer;
+    /// let layer = ReadTimeoutLayer::new(Duration::from_secs(10)).body(Duration::from_secs(60));
+    /// # let _ = layer;
+    /// ```
     #[must_use]
     pub fn body(mut self, timeout: Duration) -> Self {
         self.settings.body = duration(timeout);
@@ -105,6 +134,13 @@ impl ReadTimeoutLayer {
     /// comes.
     ///
     /// Another name for it: `MinRequestBodyDataRate` (Kestrel, 240 bytes a second).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_read_timeout::ReadTimeoutLayer;
+    /// let layer = ReadTimeoutLayer::new(Duration::from_secs(10)).body_rate(1_000);
+    /// # let _ = layer;
+    /// ```
     #[must_use]
     pub fn body_rate(mut self, bytes_per_second: u64) -> Self {
         self.settings.body_rate = bytes_per_second;

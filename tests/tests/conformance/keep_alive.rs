@@ -10,6 +10,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tower_keep_alive::KeepAliveLayer;
+use tower_read_timeout::ReadTimeoutLayer;
 
 use crate::raw::{self, GET, PREFACE, read, said};
 
@@ -48,6 +49,75 @@ pub(crate) async fn an_idle_connection_is_closed_at_its_timeout(stack: Stack) {
     drop(wire);
     sleep(Duration::from_millis(1)).await;
     assert_eq!(server.limit().open(), 0);
+}
+
+pub(crate) async fn however_it_lived_it_ends_when_it_is_idle(stack: Stack) {
+    // KEEP-1, KEEP-2, READ-3: seeded random lives, each with both layers.
+    for seed in 1_u64..=20 {
+        let mut dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15); // Marsaglia's xorshift
+        let mut roll = |sides: u64| {
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            dice % sides
+        };
+        let layers = Layers {
+            keep_alive: KeepAliveLayer::default(),
+            read_timeout: ReadTimeoutLayer::default(),
+            ..Layers::default()
+        };
+        let server = layers.start(stack).await;
+        let mut wire = server.connect().await;
+        let mut story = format!("seed {seed}:");
+        for _ in 0..10 {
+            match roll(4) {
+                0 => {
+                    let ms = roll(20_000);
+                    story += &format!(" sleep {ms}");
+                    let answer = wire.get(&format!("/sleep/{ms}")).await;
+                    assert_eq!(answer.expect(&story).body, "slept");
+                }
+                1 => {
+                    let size = usize::try_from(roll(200_000)).expect("it fits");
+                    story += &format!(" echo {size}");
+                    let answer = wire.post("/echo", vec![b'.'; size].into()).await;
+                    assert_eq!(answer.expect(&story).body.len(), size);
+                }
+                2 if stack.protocol() == Protocol::Http2 => {
+                    let (one, other) = (roll(20_000), roll(20_000));
+                    story += &format!(" sleep {one} and {other}");
+                    let mut second = wire.second_hand();
+                    let (one, other) = (format!("/sleep/{one}"), format!("/sleep/{other}"));
+                    let answers = tokio::join!(wire.get(&one), second.get(&other));
+                    answers.0.expect(&story);
+                    answers.1.expect(&story);
+                }
+                _ => {
+                    story += " get";
+                    wire.get("/").await.expect(&story);
+                }
+            }
+            if roll(3) > 0 {
+                let pause = roll(4_950);
+                story += &format!(" pause {pause}");
+                sleep(Duration::from_millis(pause)).await;
+            }
+        }
+        wire.get("/").await.expect(&story);
+        let idle_since = Instant::now();
+        let ending = wire.ended().await;
+        assert_eq!(
+            ending.goaway,
+            stack.protocol() == Protocol::Http2,
+            "{story}"
+        );
+        let idle = idle_since.elapsed();
+        let late = TIMEOUT + Duration::from_millis(10);
+        assert!((TIMEOUT..late).contains(&idle), "{idle:?} {story}");
+        drop(wire);
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(server.limit().open(), 0, "{story}");
+    }
 }
 
 pub(crate) async fn without_a_timeout_an_idle_connection_stays(stack: Stack) {
@@ -153,6 +223,41 @@ pub(crate) async fn blank_lines_are_not_activity(stack: Stack) {
     assert_eq!(read(&mut socket).await, "");
     assert!(start.elapsed() < TIMEOUT + Duration::from_millis(10));
     drop(server);
+}
+
+pub(crate) async fn pipelined_requests_are_all_answered(stack: Stack) {
+    // KEEP-1, KEEP-5
+    let keep_alive = KeepAliveLayer::default().max_requests(4);
+    let Some((server, mut socket)) = http1(stack, keep_alive).await else {
+        return;
+    };
+    socket
+        .write_all(&GET.repeat(3))
+        .await
+        .expect("a new socket");
+    let answers = said(&mut socket).await;
+    let answers = String::from_utf8(answers).expect("text");
+    assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 3, "{answers}");
+    assert!(answers.contains("max=1\r\n"));
+    let start = Instant::now();
+    assert_eq!(read(&mut socket).await, "");
+    assert!(start.elapsed() > Duration::from_millis(4_990));
+    assert!(start.elapsed() < Duration::from_millis(5_010));
+
+    // The fourth says that it is the last, and the fifth is not answered.
+    let mut socket = server.connect_silently();
+    socket
+        .write_all(&GET.repeat(5))
+        .await
+        .expect("a new socket");
+    let mut answers = String::new();
+    let _end = socket.read_to_string(&mut answers).await;
+    assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 4, "{answers}");
+    assert_eq!(
+        answers.matches("connection: close\r\n").count(),
+        1,
+        "{answers}"
+    );
 }
 
 pub(crate) async fn pings_are_not_activity(stack: Stack) {

@@ -355,7 +355,7 @@ def signals_end_it(stack):
 
 def what_is_not_built_is_refused(stack):
     """A flag whose layer does not exist yet stops the program with a message that names it."""
-    unbuilt = ["--write-timeout 5s", "--keep-alive-timeout 5s", "--max-in-flight adaptive", "--lame-duck 1s",
+    unbuilt = ["--write-timeout 5s", "--min-write-rate 240", "--max-in-flight adaptive", "--lame-duck 1s",
                "--drain-timeout 500ms"]
     for flags in unbuilt:
         told = subprocess.run([harness.BINARY, "--stack", stack, *flags.split()], capture_output=True, timeout=5)

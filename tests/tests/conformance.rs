@@ -121,6 +121,9 @@ on_every_stack! {
     keep_alive::the_last_request_is_announced
     keep_alive::an_old_connection_is_closed_with_its_next_answer
     keep_alive::an_old_idle_connection_is_closed_after_its_grace
+    keep_alive::an_old_connection_waits_for_a_head_that_has_begun
+    keep_alive::an_upgrade_is_told_nothing
+    keep_alive::idleness_of_http2_begins_with_its_opening
     keep_alive::who_must_not_be_kept_is_closed_after_one_answer
     read_timeout::a_silent_client_is_closed_without_a_word
     read_timeout::a_client_that_is_silent_after_its_handshake_is_closed
@@ -131,6 +134,7 @@ on_every_stack! {
     read_timeout::one_byte_is_not_enough
     read_timeout::an_opening_of_http2_must_come_in_time
     read_timeout::half_a_head_of_http2_ends_the_connection
+    read_timeout::each_head_of_http2_has_its_own_time
     read_timeout::a_body_that_stops_is_answered_408
     read_timeout::a_body_must_keep_its_rate
     read_timeout::a_stream_whose_body_stops_ends_and_no_other

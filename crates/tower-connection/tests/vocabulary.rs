@@ -367,36 +367,61 @@ async fn an_upgrade_that_a_gate_objects_to_is_answered_with_its_rejection() {
     }
 }
 
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+fn goaway(last: [u8; 4]) -> Vec<u8> {
+    frame(7, 0, 0, &[last, [0; 4]].concat())
+}
+
+type Obeying = task::Spawn<Hooked<DuplexStream, Obey>>;
+
+fn obeying() -> (DuplexStream, ConnectionHandle, Obeying) {
+    let (client, server) = tokio::io::duplex(1_000);
+    let handle = ConnectionHandle::new(&server);
+    let io = Hooked::new(server, Obey::new(handle.clone()));
+    (client, handle, task::spawn(io))
+}
+
+fn read(io: &mut Obeying) -> Poll<io::Result<Vec<u8>>> {
+    let mut bytes = [0; 100];
+    let mut buf = ReadBuf::new(&mut bytes);
+    let read = io.enter(|cx, io| io.poll_read(cx, &mut buf));
+    read.map_ok(|()| buf.filled().to_vec())
+}
+
+fn write(io: &mut Obeying, bytes: &[u8]) {
+    assert_ready_ok!(io.enter(|cx, io| io.poll_write(cx, bytes)));
+    assert_ready_ok!(io.enter(|cx, io| io.poll_flush(cx)));
+}
+
+fn send(client: &mut DuplexStream, bytes: &[u8]) {
+    let sent = client.write_all(bytes).now_or_never();
+    assert!(sent.is_some_and(|sent| sent.is_ok()));
+}
+
+fn heard(client: &mut DuplexStream) -> Vec<u8> {
+    let mut bytes = [0; 100];
+    let read = client.read(&mut bytes).now_or_never();
+    let n = read.map_or(0, |read| read.expect("not cut"));
+    bytes[..n].to_vec()
+}
+
+/// The preface, SETTINGS, and the head of one request.
+fn opening() -> Vec<u8> {
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    [&preface[..], &frame(4, 0, 0, b""), &frame(1, 5, 1, b"head")].concat()
+}
+
 #[test]
 fn an_http2_connection_that_nobody_drives_has_the_last_word_after_its_last_stream() {
     // CONN-3
-    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-        let length = u8::try_from(payload.len()).unwrap();
-        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
-    }
-    let goaway = |last: [u8; 4]| frame(7, 0, 0, &[last, [0; 4]].concat());
-
-    let (mut client, server) = tokio::io::duplex(1_000);
-    let handle = ConnectionHandle::new(&server);
-    let io = Hooked::new(server, Obey::new(handle.clone()));
-    let mut io = task::spawn(io);
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let request = frame(1, 5, 1, b"head");
-    let sent = [&preface[..], &frame(4, 0, 0, b""), &request].concat();
-    let all = client.write_all(&sent).now_or_never();
-    assert!(all.is_some_and(|written| written.is_ok()));
-    let read = |io: &mut task::Spawn<Hooked<DuplexStream, Obey>>| {
-        let mut bytes = [0; 100];
-        let mut buf = ReadBuf::new(&mut bytes);
-        let read = io.enter(|cx, io| io.poll_read(cx, &mut buf));
-        read.map_ok(|()| buf.filled().to_vec())
-    };
-    let heard = |client: &mut DuplexStream| {
-        let mut bytes = [0; 100];
-        let read = client.read(&mut bytes).now_or_never();
-        let n = read.expect("something was said").expect("and not cut");
-        bytes[..n].to_vec()
-    };
+    let (mut client, handle, mut io) = obeying();
+    let sent = opening();
+    send(&mut client, &sent);
     assert_eq!(assert_ready_ok!(read(&mut io)), sent);
 
     // The body is taken, and queued in HTTP/2: nothing is in flight, and the stream is open.
@@ -427,6 +452,49 @@ fn an_http2_connection_that_nobody_drives_has_the_last_word_after_its_last_strea
     }
     assert_eq!(assert_ready_ok!(read(&mut io)), b"");
     assert_eq!(heard(&mut client), goaway([0, 0, 0, 1]));
+}
+
+#[test]
+fn a_goaway_never_names_more_than_the_one_before() {
+    // CONN-3; RFC 9113, section 6.8. The HTTP stack has said its own: the server is shutting down.
+    let (mut client, handle, mut io) = obeying();
+    send(&mut client, &opening());
+    assert_ready_ok!(read(&mut io));
+    assert_pending!(read(&mut io));
+    write(&mut io, &goaway([0, 0, 0, 1]));
+    assert_eq!(heard(&mut client), goaway([0, 0, 0, 1]));
+    handle.close();
+    assert_pending!(read(&mut io));
+    assert_eq!(heard(&mut client), b"", "there is nothing to announce");
+    let end = frame(0, 1, 1, b"done");
+    write(&mut io, &end);
+    assert_eq!(assert_ready_ok!(read(&mut io)), b"");
+    assert_eq!(heard(&mut client), [end, goaway([0, 0, 0, 1])].concat());
+}
+
+#[tokio::test]
+async fn the_rest_of_a_body_that_nobody_read_is_no_head() {
+    // READ-3: hyper reads it after the response, so that the connection can be kept.
+    let hello = service_fn(|_: http::Request<()>| async {
+        Ok::<_, std::convert::Infallible>(http::Response::<String>::default())
+    });
+    let (mut client, server) = tokio::io::duplex(1_000);
+    let Ok(connection) = Accept::new(hello).call(server).await;
+    let handle = connection.handle().clone();
+    let (io, mut service) = connection.into_parts();
+    let mut io = task::spawn(io);
+    let post = http::Request::post("/").header("content-length", "7");
+    let Ok(answer) = service.call(post.body(()).unwrap()).await;
+    drop(answer);
+
+    send(&mut client, b"{\"a\":1}");
+    assert_ready_ok!(read(&mut io));
+    assert_pending!(read(&mut io));
+    assert_eq!(handle.head_since(), None);
+    send(&mut client, b"GET");
+    assert_ready_ok!(read(&mut io));
+    assert_pending!(read(&mut io));
+    assert!(handle.head_since().is_some());
 }
 
 // --- the gate

@@ -68,55 +68,55 @@ pub(crate) async fn however_it_lived_it_ends_when_it_is_idle(stack: Stack) {
         };
         let server = layers.start(stack).await;
         let mut wire = server.connect().await;
-        let mut story = format!("seed {seed}:");
+        let mut story = vec![format!("seed {seed}:")];
         for _ in 0..10 {
             match roll(4) {
                 0 => {
                     let ms = roll(20_000);
-                    story += &format!(" sleep {ms}");
+                    story.push(format!("sleep {ms}"));
                     let answer = wire.get(&format!("/sleep/{ms}")).await;
-                    assert_eq!(answer.expect(&story).body, "slept");
+                    assert_eq!(answer.expect(&story.concat()).body, "slept");
                 }
                 1 => {
                     let size = usize::try_from(roll(200_000)).expect("it fits");
-                    story += &format!(" echo {size}");
+                    story.push(format!("echo {size}"));
                     let answer = wire.post("/echo", vec![b'.'; size].into()).await;
-                    assert_eq!(answer.expect(&story).body.len(), size);
+                    assert_eq!(answer.expect(&story.concat()).body.len(), size);
                 }
                 2 if stack.protocol() == Protocol::Http2 => {
                     let (one, other) = (roll(20_000), roll(20_000));
-                    story += &format!(" sleep {one} and {other}");
+                    story.push(format!("sleep {one} and {other}"));
                     let mut second = wire.second_hand();
                     let (one, other) = (format!("/sleep/{one}"), format!("/sleep/{other}"));
                     let answers = tokio::join!(wire.get(&one), second.get(&other));
-                    answers.0.expect(&story);
-                    answers.1.expect(&story);
+                    answers.0.expect(&story.concat());
+                    answers.1.expect(&story.concat());
                 }
                 _ => {
-                    story += " get";
-                    wire.get("/").await.expect(&story);
+                    story.push("get".into());
+                    wire.get("/").await.expect(&story.concat());
                 }
             }
             if roll(3) > 0 {
                 let pause = roll(4_950);
-                story += &format!(" pause {pause}");
+                story.push(format!("pause {pause}"));
                 sleep(Duration::from_millis(pause)).await;
             }
         }
-        wire.get("/").await.expect(&story);
+        wire.get("/").await.expect(&story.concat());
         let idle_since = Instant::now();
         let ending = wire.ended().await;
         assert_eq!(
             ending.goaway,
             stack.protocol() == Protocol::Http2,
-            "{story}"
+            "{story:?}"
         );
         let idle = idle_since.elapsed();
         let late = TIMEOUT + Duration::from_millis(10);
-        assert!((TIMEOUT..late).contains(&idle), "{idle:?} {story}");
+        assert!((TIMEOUT..late).contains(&idle), "{idle:?} {story:?}");
         drop(wire);
         sleep(Duration::from_millis(1)).await;
-        assert_eq!(server.limit().open(), 0, "{story}");
+        assert_eq!(server.limit().open(), 0, "{story:?}");
     }
 }
 
@@ -424,6 +424,58 @@ pub(crate) async fn an_old_idle_connection_is_closed_after_its_grace(stack: Stac
     let grace = if http1 { grace } else { Duration::ZERO };
     let lived = start.elapsed().saturating_sub(grace);
     assert!(lived >= age.mul_f64(0.9) && lived <= age.mul_f64(1.1) + Duration::from_millis(10));
+}
+
+pub(crate) async fn an_old_connection_waits_for_a_head_that_has_begun(stack: Stack) {
+    // KEEP-6
+    let keep_alive = KeepAliveLayer::new(Duration::ZERO).max_age(Duration::from_secs(100));
+    let Some((server, mut socket)) = http1(stack, keep_alive).await else {
+        return;
+    };
+    socket.write_all(GET).await.expect("a new socket");
+    read(&mut socket).await;
+    sleep(Duration::from_secs(80)).await;
+    socket.write_all(&GET[..9]).await.expect("still open");
+    sleep(Duration::from_secs(60)).await;
+    socket.write_all(&GET[9..]).await.expect("still open");
+    let answer = read(&mut socket).await;
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert_eq!(read(&mut socket).await, "");
+    drop(server);
+}
+
+pub(crate) async fn an_upgrade_is_told_nothing(stack: Stack) {
+    // KEEP-3
+    let Some((server, mut socket)) = http1(stack, KeepAliveLayer::default()).await else {
+        return;
+    };
+    let upgrade =
+        b"GET /ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    socket.write_all(upgrade).await.expect("a new socket");
+    let answer = read(&mut socket).await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    assert!(!answer.contains("keep-alive"), "{answer}");
+    drop(server);
+}
+
+pub(crate) async fn idleness_of_http2_begins_with_its_opening(stack: Stack) {
+    // KEEP-1
+    if stack.is_tls() || stack.protocol() == Protocol::Http1 {
+        return;
+    }
+    let layers = Layers {
+        keep_alive: KeepAliveLayer::default(),
+        read_timeout: ReadTimeoutLayer::default(),
+        ..Layers::default()
+    };
+    let server = layers.start(stack).await;
+    let mut socket = server.connect_silently();
+    sleep(Duration::from_secs(8)).await;
+    socket.write_all(&PREFACE).await.expect("still open");
+    sleep(Duration::from_millis(4_900)).await;
+    socket.write_all(&raw::get(1, "/")).await.expect("open");
+    assert!(raw::answered(&said(&mut socket).await, 1));
 }
 
 pub(crate) async fn who_must_not_be_kept_is_closed_after_one_answer(stack: Stack) {

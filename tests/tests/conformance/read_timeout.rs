@@ -147,6 +147,17 @@ pub(crate) async fn a_head_may_grow_up_to_its_maximum(stack: Stack) {
         .expect("open");
     socket.write_all(&vec![b'.'; 30_000]).await.expect("open");
     assert_is_408(&assert_ends_at(&server, &mut socket, start + HEAD * 2).await);
+
+    // What one head has brought is not the next one's.
+    let mut socket = server.connect_silently();
+    let whole = [b"GET / HTTP/1.1\r\nx: ", &[b'.'; 4_977][..], b"\r\n\r\n"].concat();
+    socket.write_all(&whole).await.expect("open");
+    assert!(read(&mut socket).await.starts_with("HTTP/1.1 200 "));
+    sleep(Duration::from_secs(60)).await;
+    let start = Instant::now();
+    socket.write_all(&GET[..10]).await.expect("open");
+    let grown = HEAD + Duration::from_millis(10);
+    assert_is_408(&assert_ends_at(&server, &mut socket, start + grown).await);
 }
 
 pub(crate) async fn one_byte_is_not_enough(stack: Stack) {
@@ -160,7 +171,7 @@ pub(crate) async fn one_byte_is_not_enough(stack: Stack) {
     let said = assert_ends_at(&server, &mut socket, Instant::now() + HEAD).await;
     // A server of HTTP/2 alone has spoken it already.
     match stack {
-        Stack::HyperHttp2 => assert!(!said.starts_with(b"HTTP")),
+        Stack::HyperHttp2 => assert!(!String::from_utf8_lossy(&said).contains("408")),
         _ => assert_is_408(&said),
     }
 }
@@ -203,6 +214,23 @@ pub(crate) async fn half_a_head_of_http2_ends_the_connection(stack: Stack) {
         socket.write_all(part).await.expect("still open");
         assert_ends_at(&server, &mut socket, start + HEAD).await;
     }
+}
+
+pub(crate) async fn each_head_of_http2_has_its_own_time(stack: Stack) {
+    // READ-4: the end of one and the begin of the next in one read.
+    if !is_bare(stack, Protocol::Http2) {
+        return;
+    }
+    let server = start(stack).await;
+    let mut socket = server.connect_silently();
+    socket.write_all(&PREFACE).await.expect("a new socket");
+    let both = [raw::get(1, "/"), raw::get(3, "/")].concat();
+    let half = raw::get(1, "/").len() / 2;
+    for part in [&both[..half], &both[half..3 * half], &both[3 * half..]] {
+        sleep(Duration::from_secs(8)).await;
+        socket.write_all(part).await.expect("still open");
+    }
+    assert!(raw::answered(&said(&mut socket).await, 3));
 }
 
 pub(crate) async fn a_body_that_stops_is_answered_408(stack: Stack) {

@@ -1,6 +1,6 @@
 //! How long, how often and how old a connection gets.
 
-use std::time::Duration;
+use std::{fmt::Write, time::Duration};
 
 use bytes::Bytes;
 use conformance::{Layers, Protocol, Server, Stack, Wire};
@@ -68,55 +68,55 @@ pub(crate) async fn however_it_lived_it_ends_when_it_is_idle(stack: Stack) {
         };
         let server = layers.start(stack).await;
         let mut wire = server.connect().await;
-        let mut story = vec![format!("seed {seed}:")];
+        let mut story = format!("seed {seed}:");
         for _ in 0..10 {
             match roll(4) {
                 0 => {
                     let ms = roll(20_000);
-                    story.push(format!("sleep {ms}"));
+                    write!(story, " sleep {ms}").expect("a string takes it");
                     let answer = wire.get(&format!("/sleep/{ms}")).await;
-                    assert_eq!(answer.expect(&story.concat()).body, "slept");
+                    assert_eq!(answer.expect(&story).body, "slept");
                 }
                 1 => {
                     let size = usize::try_from(roll(200_000)).expect("it fits");
-                    story.push(format!("echo {size}"));
+                    write!(story, " echo {size}").expect("a string takes it");
                     let answer = wire.post("/echo", vec![b'.'; size].into()).await;
-                    assert_eq!(answer.expect(&story.concat()).body.len(), size);
+                    assert_eq!(answer.expect(&story).body.len(), size);
                 }
                 2 if stack.protocol() == Protocol::Http2 => {
                     let (one, other) = (roll(20_000), roll(20_000));
-                    story.push(format!("sleep {one} and {other}"));
+                    write!(story, " sleep {one} and {other}").expect("a string takes it");
                     let mut second = wire.second_hand();
                     let (one, other) = (format!("/sleep/{one}"), format!("/sleep/{other}"));
                     let answers = tokio::join!(wire.get(&one), second.get(&other));
-                    answers.0.expect(&story.concat());
-                    answers.1.expect(&story.concat());
+                    answers.0.expect(&story);
+                    answers.1.expect(&story);
                 }
                 _ => {
-                    story.push("get".into());
-                    wire.get("/").await.expect(&story.concat());
+                    story.push_str(" get");
+                    wire.get("/").await.expect(&story);
                 }
             }
             if roll(3) > 0 {
                 let pause = roll(4_950);
-                story.push(format!("pause {pause}"));
+                write!(story, " pause {pause}").expect("a string takes it");
                 sleep(Duration::from_millis(pause)).await;
             }
         }
-        wire.get("/").await.expect(&story.concat());
+        wire.get("/").await.expect(&story);
         let idle_since = Instant::now();
         let ending = wire.ended().await;
         assert_eq!(
             ending.goaway,
             stack.protocol() == Protocol::Http2,
-            "{story:?}"
+            "{story}"
         );
         let idle = idle_since.elapsed();
         let late = TIMEOUT + Duration::from_millis(10);
-        assert!((TIMEOUT..late).contains(&idle), "{idle:?} {story:?}");
+        assert!((TIMEOUT..late).contains(&idle), "{idle:?} {story}");
         drop(wire);
         sleep(Duration::from_millis(1)).await;
-        assert_eq!(server.limit().open(), 0, "{story:?}");
+        assert_eq!(server.limit().open(), 0, "{story}");
     }
 }
 

@@ -139,9 +139,9 @@ def ages_are_spread(stack):
     with Playground(stack, "--max-connection-age", f"{age}s") as server:
         lives = []
 
-        def live(_):
+        def live(n):
             began = time.monotonic()
-            if stack in SPEAK_H1:
+            if stack in SPEAK_H1 and (n % 2 or stack not in SPEAK_H2):
                 sock = server.connect()
                 while b"\r\nconnection: close\r\n" not in (answer := served(sock)):
                     assert answer.startswith(b"HTTP/1.1 200 "), answer

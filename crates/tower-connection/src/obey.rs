@@ -41,16 +41,17 @@ pub struct Obey {
     spoken: Spoken,
     streams: Streams,
     farewell: Farewell,
-    /// When a driven HTTP/2 connection with nothing left to do is ended without waiting for its client.
+    /// When an HTTP/2 connection with nothing left to do is ended without waiting for its client.
     patience: Deadline,
 }
 
-/// How long an HTTP/2 client may take to answer the PING of hyper's graceful shutdown, once everything else
-/// is done. hyper would wait for ever (1.12 with h2 0.4, `proto/go_away.rs`).
+/// How long an HTTP/2 connection that closes is kept for what crosses with its GOAWAY. Where a driver has hyper
+/// shut it down, that waits for the answer to a PING and ends sooner; but a client that does not answer would be
+/// waited for for ever (1.12 with h2 0.4, `proto/go_away.rs`).
 ///
-/// Past it nothing is lost: what crosses has a higher number than the last GOAWAY names, and is safe to send
+/// Past it nothing is lost: what crosses still has a higher number than the last GOAWAY names, and is safe to send
 /// again.
-const PATIENCE: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The head of a request that is being received, and how many requests there were before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,37 +219,14 @@ impl Obey {
         if state.phase() == Phase::Open || self.written != Written::Flushed {
             return Poll::Pending;
         }
-        let mut ended = state.has_ended();
+        let ended = state.has_ended();
         if self.spoken == Spoken::Http2 {
-            // At an end of stream h2 drops what it has queued (0.4, `proto/connection.rs`).
-            ended &= self.streams.is_empty() && self.streams.between();
-            if state.is_driven() {
-                if !ended {
-                    self.patience.clear();
-                    return Poll::Pending;
-                }
-                if self.patience.at().is_none() {
-                    self.patience.set(Instant::now() + PATIENCE);
-                }
-                ready!(self.patience.poll(cx));
+            // Between two frames and with everything flushed, a frame of our own harms nobody. (And at an end
+            // of stream, h2 drops what it has queued: 0.4, `proto/connection.rs`.)
+            if !self.streams.between() {
+                return Poll::Pending;
             }
-            // Between two frames and with everything flushed, a frame of our own harms nobody.
-            if self.streams.between() {
-                match self.farewell {
-                    Farewell::Unsaid | Farewell::Announced if ended => {
-                        self.farewell = Farewell::Said;
-                        self.say_goaway(io, cx, self.streams.last().min(self.streams.served()))?;
-                    }
-                    Farewell::Unsaid => {
-                        self.farewell = Farewell::Announced;
-                        // The HTTP stack may have said one that names less (RFC 9113, section 6.8).
-                        if self.streams.served() == ANY_STREAM {
-                            self.say_goaway(io, cx, ANY_STREAM)?;
-                        }
-                    }
-                    Farewell::Announced | Farewell::Said => {}
-                }
-            }
+            return self.poll_goodbye(io, cx, ended && self.streams.is_empty());
         }
         if !ended {
             return Poll::Pending;
@@ -258,6 +236,37 @@ impl Obey {
             self.heard = false;
             cx.waker().wake_by_ref();
             return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Says GOAWAY where no driver does, and ends HTTP/2 when nothing is left to do.
+    fn poll_goodbye<Io: Socket>(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+        ended: bool,
+    ) -> Poll<io::Result<()>> {
+        if self.farewell == Farewell::Unsaid && !self.handle.state().is_driven() {
+            // ## Unsaid => Announced
+            self.farewell = Farewell::Announced;
+            self.patience.set(Instant::now() + PATIENCE);
+            // The HTTP stack may have said one that names less (RFC 9113, section 6.8).
+            if self.streams.served() == ANY_STREAM {
+                self.say_goaway(io, cx, ANY_STREAM)?;
+            }
+        }
+        if !ended {
+            return Poll::Pending;
+        }
+        if self.patience.at().is_none() {
+            self.patience.set(Instant::now() + PATIENCE);
+        }
+        ready!(self.patience.poll(cx));
+        if self.farewell != Farewell::Said {
+            // ## (Unsaid | Announced) => Said
+            self.farewell = Farewell::Said;
+            self.say_goaway(io, cx, self.streams.last().min(self.streams.served()))?;
         }
         Poll::Ready(Ok(()))
     }

@@ -310,9 +310,16 @@ async fn slow_ignore(request: Request) {
     drop(request);
 }
 
-/// Answers, and then reads the body to its end.
-async fn swallow(State(handlers): State<Handlers>, request: Request) {
+/// Answers, and then reads the body to its end, on a connection that closes meanwhile if the query says so.
+async fn swallow(
+    State(handlers): State<Handlers>,
+    Extension(connection): Extension<ConnectionHandle>,
+    request: Request,
+) {
     let running = handlers.enter();
+    if request.uri().query() == Some("close") {
+        connection.close();
+    }
     tokio::spawn(async move {
         let _all = axum::body::to_bytes(request.into_body(), usize::MAX).await;
         drop(running);

@@ -141,6 +141,7 @@ on_every_stack! {
     read_timeout::a_handler_that_does_not_read_is_not_the_clients_fault
     read_timeout::who_is_exempt_may_be_silent
     read_timeout::the_rest_of_a_body_is_no_head
+    read_timeout::a_close_does_not_cut_a_body_that_outlives_its_response
     read_timeout::a_body_that_outlives_its_response_is_under_way
     read_timeout::a_web_socket_may_be_silent
     read_timeout::zero_bounds_nothing

@@ -86,7 +86,7 @@ impl Deadline {
         } else if (self.waker.as_ref()).is_some_and(|waker| waker.will_wake(cx.waker())) {
             return Poll::Pending;
         }
-        let looked = tokio::task::coop::has_budget_remaining();
+        let mut looked = tokio::task::coop::has_budget_remaining();
         while timer.as_mut().poll(cx).is_ready() {
             if timer.deadline() >= at {
                 let now = Instant::now();
@@ -97,6 +97,7 @@ impl Deadline {
                 self.put_off = Some((asked, at));
             }
             timer.as_mut().reset(at);
+            looked = tokio::task::coop::has_budget_remaining();
         }
         // With the task's budget spent, tokio may not have looked at the timer (1.54, `time/sleep.rs`).
         self.waker = looked.then(|| cx.waker().clone());

@@ -132,13 +132,21 @@ impl Streams {
     /// The server said `bytes`.
     pub(crate) fn say(&mut self, bytes: &[u8]) {
         let Self {
-            said, open, served, ..
+            said,
+            open,
+            last,
+            served,
+            ..
         } = self;
         said.follow(bytes, |frame| match frame.kind {
             DATA | HEADERS if frame.flags & END_STREAM != 0 => {
                 end(open, frame.stream, (false, true));
             }
-            RST_STREAM => end(open, frame.stream, (true, true)),
+            RST_STREAM => {
+                // Also one that was never opened (a PRIORITY that depends on itself): its head is ignored.
+                *last = (*last).max(frame.stream);
+                end(open, frame.stream, (true, true));
+            }
             GOAWAY => *served = (*served).min(frame.begins_with & ANY_STREAM),
             _ => {}
         });
@@ -373,6 +381,16 @@ mod tests {
         streams.hear(&frame(HEADERS, END_STREAM | END_HEADERS, 3, 3)); // trailers
         streams.say(&frame(RST_STREAM, 0, 5, 4)); // nobody wants the rest
         assert!(streams.is_empty());
+    }
+
+    #[test]
+    fn a_stream_that_was_reset_before_it_opened_never_opens() {
+        let mut streams = Streams::default();
+        streams.say(&frame(RST_STREAM, 0, 7, 4));
+        streams.hear(&frame(HEADERS, END_STREAM | END_HEADERS, 7, 9));
+        assert!(streams.is_empty() && !streams.hears_head());
+        streams.hear(&frame(HEADERS, END_STREAM | END_HEADERS, 9, 9));
+        assert_eq!(streams.ids(), [9]);
     }
 
     #[test]

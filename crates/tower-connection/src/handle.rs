@@ -521,7 +521,7 @@ impl Receiving {
     /// All of it is there: what comes next on the connection is another request. (After a mere drop, the HTTP
     /// stack may still read the rest.)
     pub fn complete(self) {
-        self.connection.state().take_unread_body();
+        self.connection.state().clear_rest();
     }
 }
 

@@ -157,7 +157,7 @@ impl Obey {
                 && state.awaits_head()
                 && !bytes.ends_with(b"\r\n\r\n") // all of one
                 && !bytes.iter().all(blank)
-                && !state.take_unread_body()
+                && !state.takes_rest()
             {
                 self.head = Head::Begun(state.requests());
             }

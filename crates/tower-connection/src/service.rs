@@ -81,8 +81,8 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let version = request.version();
         self.handle.state().set_protocol(version);
-        if version < Version::HTTP_2 && may_have_body(&request) {
-            self.handle.state().set_unread_body();
+        if version < Version::HTTP_2 {
+            self.handle.state().set_rest(may_have_body(&request));
         }
         let waiting = self.waiting.take();
         let (in_flight, refused) = waiting.unwrap_or_else(|| self.handle.begin_or_refuse());

@@ -38,6 +38,13 @@ const RECEIVING: usize = 0b010_0000;
 const AWAITED: usize = 0b100_0000;
 const REQUEST: usize = 0b1000_0000;
 
+/// The last request had no body, or all of it was seen.
+const NO_REST: u8 = 0;
+/// Nobody wants the rest, and the HTTP stack may read it at most once more.
+const LAST_REST: u8 = 1;
+/// Somebody may read it, for as long as he likes.
+const REST: u8 = 2;
+
 #[derive(Default)]
 pub(crate) struct State {
     // The flags, and above them how many requests are in flight. One word, because the last request
@@ -52,7 +59,8 @@ pub(crate) struct State {
     protocol: AtomicU8,
     timed: AtomicBool,
     unread: AtomicBool,
-    unread_body: AtomicBool,
+    /// Whether what comes on HTTP/1 may be the rest of a body: one of the three below.
+    rest: AtomicU8,
     driven: AtomicBool,
     // Reads and writes of an upgraded connection may be awaited by two tasks, and a driver is a third.
     reader: AtomicWaker,
@@ -147,6 +155,9 @@ impl State {
     pub(crate) fn end_body(&self, since_accept: u64) {
         // Relaxed: published by the next line.
         self.idle_since.store(since_accept, Ordering::Relaxed);
+        if self.rest.load(Ordering::Relaxed) == REST {
+            self.rest.store(LAST_REST, Ordering::Relaxed);
+        }
         let before = self.work.fetch_and(!RECEIVING, Ordering::AcqRel);
         // The task of the connection may wait for nothing else.
         if before < REQUEST {
@@ -154,18 +165,25 @@ impl State {
         }
     }
 
-    /// A request of HTTP/1 has begun that may have a body, of which nobody has seen the end.
-    pub(crate) fn set_unread_body(&self) {
-        // Relaxed: it is for the task of the connection, which calls the service.
-        self.unread_body.store(true, Ordering::Relaxed);
+    /// A request of HTTP/1 has begun, perhaps with a body. (So the body of the one before is over.)
+    pub(crate) fn set_rest(&self, may_have_body: bool) {
+        // Relaxed, as all of these: it is the task of the connection that calls the service and that reads.
+        let rest = if may_have_body { REST } else { NO_REST };
+        self.rest.store(rest, Ordering::Relaxed);
     }
 
-    /// Whether what comes next may be the rest of a body. It says so once.
-    pub(crate) fn take_unread_body(&self) -> bool {
-        self.unread_body.load(Ordering::Relaxed) && {
-            self.unread_body.store(false, Ordering::Relaxed);
-            true
+    /// All of the body was seen.
+    pub(crate) fn clear_rest(&self) {
+        self.rest.store(NO_REST, Ordering::Relaxed);
+    }
+
+    /// Whether bytes that come now, with no request in flight, may be the rest of a body.
+    pub(crate) fn takes_rest(&self) -> bool {
+        let rest = self.rest.load(Ordering::Relaxed);
+        if rest == LAST_REST {
+            self.clear_rest();
         }
+        rest != NO_REST
     }
 
     /// The socket half has something under way; said by that half alone.
@@ -187,7 +205,7 @@ impl State {
     /// Whether it closes, nothing is in flight and it is still HTTP, all at one moment. Of what the socket
     /// half has under way, that half knows more than the flag.
     pub(crate) fn has_ended(&self) -> bool {
-        self.work.load(Ordering::Acquire) & !(REFUSING | BUSY | RECEIVING | AWAITED) == CLOSING
+        self.work.load(Ordering::Acquire) & !(REFUSING | BUSY | AWAITED) == CLOSING
     }
 
     /// Since when nothing is under way, in nanoseconds since the connection was accepted; `None` while

@@ -488,8 +488,9 @@ async fn the_rest_of_a_body_that_nobody_read_is_no_head() {
     let (io, mut service) = connection.into_parts();
     let mut io = task::spawn(io);
     let post = http::Request::post("/").header("content-length", "7");
+    let body = handle.begin_body();
     let Ok(answer) = service.call(post.body(()).unwrap()).await;
-    drop(answer);
+    drop((answer, body));
 
     send(&mut client, b"{\"a\":1}");
     assert_ready_ok!(read(&mut io));

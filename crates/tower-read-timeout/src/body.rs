@@ -171,6 +171,7 @@ where
             ready!(clock.poll_late(cx));
             clock.late.set();
             *me.over = true;
+            *me.receiving = None;
             return Poll::Ready(Some(Err(BodyTimedOut.into())));
         }
         let frame = ready!(frame);

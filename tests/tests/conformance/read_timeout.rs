@@ -347,6 +347,29 @@ pub(crate) async fn the_rest_of_a_body_is_no_head(stack: Stack) {
     assert!(read(&mut socket).await.starts_with("HTTP/1.1 200 "));
 }
 
+pub(crate) async fn a_close_does_not_cut_a_body_that_outlives_its_response(stack: Stack) {
+    // CONN-3
+    if !is_bare(stack, Protocol::Http1) {
+        return;
+    }
+    let server = start(stack).await;
+    let mut socket = server.connect_silently();
+    let post = b"POST /swallow?close HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\n";
+    socket.write_all(post).await.expect("a new socket");
+    assert!(
+        read(&mut socket)
+            .await
+            .contains("\r\nconnection: close\r\n")
+    );
+    for _ in 0..3 {
+        assert_eq!(server.handlers(), 1, "it reads on");
+        sleep(Duration::from_secs(1)).await;
+        socket.write_all(b".").await.expect("still open");
+    }
+    sleep(Duration::from_millis(5)).await;
+    assert_eq!((server.handlers(), server.limit().open()), (0, 0));
+}
+
 pub(crate) async fn a_body_that_outlives_its_response_is_under_way(stack: Stack) {
     // READ-5, CONN-8
     if stack.is_tls() {

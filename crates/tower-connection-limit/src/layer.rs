@@ -1,6 +1,6 @@
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
-use tower_connection::Address;
+use tower_connection::{Address, FOREVER};
 use tower_layer::Layer;
 
 use crate::{
@@ -11,9 +11,6 @@ use crate::{
 
 /// How many sockets may be open past the limit, by default.
 const RESERVE: usize = 128;
-
-/// Longer than any process runs, and short enough to be added to any instant.
-const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
 /// Limits how many connections are open at once.
 ///

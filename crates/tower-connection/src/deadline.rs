@@ -49,6 +49,18 @@ const LATE: Duration = Duration::from_millis(50);
 /// Time for the runtime to look at its sockets. (After SIGSTOP, tokio 1.54 may turn its timers first.)
 const SECOND_LOOK: Duration = Duration::from_millis(20);
 
+/// The longest time that a setting means: longer than any process runs, and short enough to be added to any
+/// instant.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tokio::time::Instant;
+/// # use tower_connection::FOREVER;
+/// let timeout = Duration::MAX.min(FOREVER);
+/// let _deadline = Instant::now() + timeout; // does not overflow
+/// ```
+pub const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+
 impl Deadline {
     /// Ends at `at`, earlier or later than before. Does not touch the timer.
     pub fn set(&mut self, at: Instant) {
@@ -64,6 +76,23 @@ impl Deadline {
     #[must_use]
     pub fn at(&self) -> Option<Instant> {
         self.at
+    }
+
+    /// Whether it passed so long before `now` that the process was stopped or starved meanwhile.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tokio::time::Instant;
+    /// # use tower_connection::Deadline;
+    /// let mut deadline = Deadline::default();
+    /// let at = Instant::now();
+    /// deadline.set(at);
+    /// assert!(!deadline.was_missed(at + Duration::from_millis(49)));
+    /// assert!(deadline.was_missed(at + Duration::from_millis(50)));
+    /// ```
+    #[must_use]
+    pub fn was_missed(&self, now: Instant) -> bool {
+        self.at.is_some_and(|at| at + LATE <= now)
     }
 
     /// Ready once the deadline has passed; pending while there is none.

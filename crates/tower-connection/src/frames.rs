@@ -1,4 +1,5 @@
-//! As much of HTTP/2's framing (RFC 9113, section 4.1) as a socket half needs to say GOAWAY by itself.
+//! As much of HTTP/2's framing (RFC 9113, section 4.1) as a socket half needs to know what is under way, and to say
+//! GOAWAY by itself.
 
 /// What a client's HTTP/2 connection begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -52,14 +53,14 @@ impl Spoken {
 /// The streams of a connection, by what goes over the wire.
 ///
 /// A response is over for its handler when HTTP/2 has taken the last frame of its body; that frame may
-/// still wait for the client's window. Here a stream is open from its whole head until the end of the
-/// response was written: longer than its request is in flight.
+/// still wait for the client's window. Here a stream is open from its whole head until both sides have said
+/// its end, or one of them has reset it: longer than its request is in flight.
 #[derive(Debug)]
 pub(crate) struct Streams {
     heard: Frames,
     said: Frames,
-    // Sorted, and bounded by what the HTTP stack lets the client open: it resets the others. A vector,
-    // because a set would allocate for each first stream.
+    // Sorted, and bounded by what the HTTP stack lets the client open: it resets the others, and what it ignores
+    // after a GOAWAY is not counted. A vector, because a set would allocate for each first stream.
     open: Vec<Open>,
     /// Its head is not whole yet.
     opening: Option<Open>,

@@ -124,7 +124,7 @@ pub use crate::{
     body::Guarded,
     connection::Connection,
     connections::{Connections, Registered},
-    deadline::Deadline,
+    deadline::{Deadline, FOREVER},
     gate::{AcceptGate, Gated, Shut},
     handle::{ConnectionHandle, ConnectionId, End, InFlight, Receiving},
     head::Head,

@@ -37,7 +37,7 @@ pub struct Obey {
     heard: bool,
     /// An abort has somebody to wake.
     watched: bool,
-    head: Head,
+    head: Arriving,
     spoken: Spoken,
     streams: Streams,
     farewell: Farewell,
@@ -55,7 +55,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The head of a request that is being received, and how many requests there were before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Head {
+enum Arriving {
     None,
     Begun(u64),
     /// And not all of it came at once, so others were told.
@@ -92,7 +92,7 @@ impl Obey {
             busy: false,
             heard: false,
             watched: false,
-            head: Head::None,
+            head: Arriving::None,
             spoken: Spoken::Unknown(0),
             streams: Streams::default(),
             farewell: Farewell::default(),
@@ -153,13 +153,13 @@ impl Obey {
             self.end_head_of_request();
             let state = self.handle.state();
             let blank = |byte: &u8| matches!(byte, b'\r' | b'\n');
-            if self.head == Head::None
+            if self.head == Arriving::None
                 && state.awaits_head()
                 && !bytes.ends_with(b"\r\n\r\n") // all of one
                 && !bytes.iter().all(blank)
                 && !state.takes_rest()
             {
-                self.head = Head::Begun(state.requests());
+                self.head = Arriving::Begun(state.requests());
             }
             return;
         }
@@ -177,8 +177,8 @@ impl Obey {
             self.end_head(); // and perhaps another has begun
         }
         match self.head {
-            Head::None if self.streams.hears_head() => self.head = Head::Begun(0),
-            Head::Begun(_) | Head::Told(_) if !self.streams.hears_head() => self.end_head(),
+            Arriving::None if self.streams.hears_head() => self.head = Arriving::Begun(0),
+            Arriving::Begun(_) | Arriving::Told(_) if !self.streams.hears_head() => self.end_head(),
             _ => {}
         }
     }
@@ -186,15 +186,15 @@ impl Obey {
     /// Nothing more is there to read: so the head that has begun is not whole, or has become a request.
     fn note_head(&mut self) {
         self.end_head_of_request();
-        if let Head::Begun(requests) = self.head {
+        if let Arriving::Begun(requests) = self.head {
             let state = self.handle.state();
             state.set_head_since(Some(self.handle.now()));
-            self.head = Head::Told(requests);
+            self.head = Arriving::Told(requests);
         }
     }
 
     fn end_head_of_request(&mut self) {
-        if let Head::Begun(requests) | Head::Told(requests) = self.head {
+        if let Arriving::Begun(requests) | Arriving::Told(requests) = self.head {
             if self.spoken != Spoken::Http2 && self.handle.state().requests() != requests {
                 self.end_head();
             }
@@ -202,10 +202,10 @@ impl Obey {
     }
 
     fn end_head(&mut self) {
-        if matches!(self.head, Head::Told(_)) {
+        if matches!(self.head, Arriving::Told(_)) {
             self.handle.state().set_head_since(None);
         }
-        self.head = Head::None;
+        self.head = Arriving::None;
     }
 
     /// Nothing is there to read: ends the stream if this half must.

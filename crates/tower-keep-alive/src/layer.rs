@@ -7,13 +7,10 @@ use std::{
 
 use http::HeaderValue;
 use tokio::time::Instant;
-use tower_connection::{ConnectionHandle, Head};
+use tower_connection::{ConnectionHandle, FOREVER, Head};
 use tower_layer::Layer;
 
 use crate::KeepAlive;
-
-/// Longer than any process runs, and short enough to be added to any instant.
-const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
 /// Closes connections that nobody is using, and renews those that are used for long. See the
 /// [crate docs](crate).

@@ -82,7 +82,7 @@
 //! last; that is the promise of a read timeout, and the two belong together. (The driver of
 //! `tower-connection-hyper` turns hyper's own `header_read_timeout` off on connections that have this layer, as it
 //! would end those that are idle.) A body that a service goes on reading after its response counts as work only
-//! where that layer wraps it, or on HTTP/2. Nor does it send PINGs: a client that has vanished is noticed
+//! where that layer wraps it, or on HTTP/2; and half a head that follows an upload is known from its rest only there. Nor does it send PINGs: a client that has vanished is noticed
 //! when the connection is idle for too long, or by TCP.
 //!
 //! # What it costs

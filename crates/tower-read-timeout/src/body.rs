@@ -20,9 +20,6 @@ use crate::layer::Settings;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// How late a wait may be noticed before it is the process that was slow, and not the client.
-const LATE: Duration = Duration::from_millis(50);
-
 /// What the body of a request has in common with its response.
 #[derive(Debug)]
 pub(crate) struct Late {
@@ -88,8 +85,8 @@ impl Clock {
             return;
         };
         let now = Instant::now();
-        // Past the deadline, and nobody noticed: the process was stopped.
-        if self.deadline.at().is_none_or(|at| now < at + LATE) {
+        // A wait that nobody ended in time is not the client's.
+        if !self.deadline.was_missed(now) {
             self.waited += now - since;
         }
         self.deadline.clear();

@@ -33,18 +33,8 @@ pub struct Reading {
     /// How many bytes came since there was nothing under way.
     bytes: u64,
     wrote: bool,
-    over: Option<TimedOut>,
-}
-
-/// What is still to be done for a client whose time is over.
-#[derive(Debug)]
-enum TimedOut {
-    /// To write the rest of an answer.
-    Answering {
-        answer: Vec<u8>,
-        written: usize,
-    },
-    Answered,
+    /// The client has had its time.
+    over: bool,
 }
 
 impl Reading {
@@ -55,7 +45,7 @@ impl Reading {
             deadline: Deadline::default(),
             bytes: 0,
             wrote: false,
-            over: None,
+            over: false,
         }
     }
 
@@ -81,45 +71,31 @@ impl Reading {
         Some(self.handle.accepted_at() + self.settings.head(0)?)
     }
 
-    /// What the client is told: nothing, if it has sent nothing, and nothing it could not read.
-    fn answer(&self) -> TimedOut {
-        let half_a_head = self.handle.head_since().is_some();
+    /// Whether the client has sent a part of a request, and would read an answer to it.
+    fn is_told(&self) -> bool {
         // An HTTP/2 server has spoken first; a server of both has said nothing before it knew which.
         let http1 = match self.handle.protocol() {
             Some(version) => version < Version::HTTP_2,
             None => !self.wrote,
         };
-        if !(half_a_head && http1) {
-            return TimedOut::Answered;
-        }
+        http1 && self.handle.head_since().is_some()
+    }
+
+    /// Nothing of a response is on its way, so the socket has room; a client that left it none is not waited for.
+    fn tell<Io: Socket>(io: &mut Io, cx: &mut Context<'_>) -> io::Result<()> {
         let date = date();
         let answer = format!(
             "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\ndate: {date}\r\n\r\n"
         );
-        TimedOut::Answering {
-            answer: answer.into_bytes(),
-            written: 0,
-        }
-    }
-
-    /// Says what is to be said, then ends the stream.
-    fn poll_end<Io: Socket>(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(TimedOut::Answering { answer, written }) = &mut self.over {
-            while *written < answer.len() {
-                // Before the response nothing was written, so the socket has room; who has none is not told.
-                let Poll::Ready(n) = Pin::new(&mut *io).poll_write(cx, &answer[*written..])? else {
-                    break;
-                };
-                *written += n;
-                if n == 0 {
-                    break;
-                }
+        let mut rest = answer.as_bytes();
+        while !rest.is_empty() {
+            match Pin::new(&mut *io).poll_write(cx, rest)? {
+                Poll::Ready(written @ 1..) => rest = &rest[written..],
+                Poll::Ready(0) | Poll::Pending => break,
             }
-            // Who has no room for it is not waited for.
-            let _ = Pin::new(io).poll_flush(cx)?;
-            self.over = Some(TimedOut::Answered);
         }
-        Poll::Ready(Ok(()))
+        let _ = Pin::new(io).poll_flush(cx)?;
+        Ok(())
     }
 }
 
@@ -135,8 +111,8 @@ impl<Io: Socket> Hook<Io> for Reading {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.over.is_some() {
-            return self.poll_end(io, cx);
+        if self.over {
+            return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut *io).poll_read(cx, buf) {
@@ -145,8 +121,11 @@ impl<Io: Socket> Hook<Io> for Reading {
         }
         ready!(self.poll_over(cx));
         // ## (Silent | Head) => TimedOut
-        self.over = Some(self.answer());
-        self.poll_end(io, cx)
+        self.over = true;
+        if self.is_told() {
+            Self::tell(io, cx)?;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_write(

@@ -2,13 +2,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::Request;
 use http_body::Body;
-use tower_connection::Head;
+use tower_connection::{FOREVER, Head};
 use tower_layer::Layer;
 
 use crate::ReadTimeout;
-
-/// Longer than any process runs, and short enough to be added to any instant.
-const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
 /// Bounds how long a request may take to arrive. See the [crate docs](crate).
 ///

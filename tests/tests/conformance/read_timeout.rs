@@ -40,6 +40,16 @@ async fn assert_ends_at(server: &Server, socket: &mut DuplexStream, at: Instant)
     said
 }
 
+/// A bare socket, where that speaks the protocol.
+async fn bare(stack: Stack, protocol: Protocol) -> Option<(Server, DuplexStream)> {
+    if !is_bare(stack, protocol) {
+        return None;
+    }
+    let server = start(stack).await;
+    let socket = server.connect_silently();
+    Some((server, socket))
+}
+
 fn is_bare(stack: Stack, protocol: Protocol) -> bool {
     !stack.is_tls() && stack.protocol() == protocol
 }
@@ -88,11 +98,9 @@ pub(crate) async fn half_a_handshake_is_closed(stack: Stack) {
 
 pub(crate) async fn a_head_is_not_given_time_by_its_bytes(stack: Stack) {
     // READ-3
-    if !is_bare(stack, Protocol::Http1) {
+    let Some((server, mut socket)) = bare(stack, Protocol::Http1).await else {
         return;
-    }
-    let server = start(stack).await;
-    let mut socket = server.connect_silently();
+    };
     sleep(Duration::from_secs(8)).await;
     let start = Instant::now();
     for byte in &GET[..19] {
@@ -104,11 +112,9 @@ pub(crate) async fn a_head_is_not_given_time_by_its_bytes(stack: Stack) {
 
 pub(crate) async fn a_head_that_comes_in_time_is_answered(stack: Stack) {
     // READ-3
-    if !is_bare(stack, Protocol::Http1) {
+    let Some((server, mut socket)) = bare(stack, Protocol::Http1).await else {
         return;
-    }
-    let server = start(stack).await;
-    let mut socket = server.connect_silently();
+    };
     let (half, rest) = GET.split_at(10);
     for _ in 0..3 {
         sleep(JUST_BELOW_HEAD).await;
@@ -218,11 +224,9 @@ pub(crate) async fn half_a_head_of_http2_ends_the_connection(stack: Stack) {
 
 pub(crate) async fn each_head_of_http2_has_its_own_time(stack: Stack) {
     // READ-4: the end of one and the begin of the next in one read.
-    if !is_bare(stack, Protocol::Http2) {
+    let Some((_server, mut socket)) = bare(stack, Protocol::Http2).await else {
         return;
-    }
-    let server = start(stack).await;
-    let mut socket = server.connect_silently();
+    };
     socket.write_all(&PREFACE).await.expect("a new socket");
     let both = [raw::get(1, "/"), raw::get(3, "/")].concat();
     let half = raw::get(1, "/").len() / 2;
@@ -235,11 +239,9 @@ pub(crate) async fn each_head_of_http2_has_its_own_time(stack: Stack) {
 
 pub(crate) async fn a_body_that_stops_is_answered_408(stack: Stack) {
     // READ-5
-    if !is_bare(stack, Protocol::Http1) {
+    let Some((server, mut socket)) = bare(stack, Protocol::Http1).await else {
         return;
-    }
-    let server = start(stack).await;
-    let mut socket = server.connect_silently();
+    };
     let post = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n";
     socket.write_all(post).await.expect("a new socket");
     for _ in 0..5 {
@@ -251,11 +253,9 @@ pub(crate) async fn a_body_that_stops_is_answered_408(stack: Stack) {
 
 pub(crate) async fn a_body_must_keep_its_rate(stack: Stack) {
     // READ-5: a byte in half a second, and the whole grace.
-    if !is_bare(stack, Protocol::Http1) {
+    let Some((server, mut socket)) = bare(stack, Protocol::Http1).await else {
         return;
-    }
-    let server = start(stack).await;
-    let mut socket = server.connect_silently();
+    };
     let post = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n";
     socket.write_all(post).await.expect("a new socket");
     let start = Instant::now();
@@ -279,11 +279,9 @@ pub(crate) async fn a_body_must_keep_its_rate(stack: Stack) {
 
 pub(crate) async fn a_stream_whose_body_stops_ends_and_no_other(stack: Stack) {
     // READ-6
-    if !is_bare(stack, Protocol::Http2) {
+    let Some((_server, mut socket)) = bare(stack, Protocol::Http2).await else {
         return;
-    }
-    let server = start(stack).await;
-    let mut socket = server.connect_silently();
+    };
     socket.write_all(&PREFACE).await.expect("a new socket");
     let start = Instant::now();
     socket
@@ -302,11 +300,9 @@ pub(crate) async fn a_stream_whose_body_stops_ends_and_no_other(stack: Stack) {
 
 pub(crate) async fn a_handler_that_does_not_read_is_not_the_clients_fault(stack: Stack) {
     // READ-7
-    if !is_bare(stack, Protocol::Http1) {
+    let Some((_server, mut socket)) = bare(stack, Protocol::Http1).await else {
         return;
-    }
-    let server = start(stack).await;
-    let mut socket = server.connect_silently();
+    };
     let post = b"POST /late-echo/600000 HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n";
     socket.write_all(post).await.expect("a new socket");
     sleep(Duration::from_secs(620)).await;
@@ -332,11 +328,9 @@ pub(crate) async fn who_is_exempt_may_be_silent(stack: Stack) {
 
 pub(crate) async fn the_rest_of_a_body_is_no_head(stack: Stack) {
     // READ-3: the service answers without a look at it.
-    if !is_bare(stack, Protocol::Http1) {
+    let Some((_server, mut socket)) = bare(stack, Protocol::Http1).await else {
         return;
-    }
-    let server = start(stack).await;
-    let mut socket = server.connect_silently();
+    };
     let post = b"POST /slow-ignore HTTP/1.1\r\nhost: localhost\r\ncontent-length: 7\r\n\r\n";
     socket.write_all(post).await.expect("a new socket");
     sleep(Duration::from_millis(10)).await;
@@ -349,11 +343,9 @@ pub(crate) async fn the_rest_of_a_body_is_no_head(stack: Stack) {
 
 pub(crate) async fn a_close_does_not_cut_a_body_that_outlives_its_response(stack: Stack) {
     // CONN-3
-    if !is_bare(stack, Protocol::Http1) {
+    let Some((server, mut socket)) = bare(stack, Protocol::Http1).await else {
         return;
-    }
-    let server = start(stack).await;
-    let mut socket = server.connect_silently();
+    };
     let post = b"POST /swallow?close HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\n\r\n";
     socket.write_all(post).await.expect("a new socket");
     assert!(

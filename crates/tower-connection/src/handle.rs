@@ -209,7 +209,8 @@ impl ConnectionHandle {
     /// was. On a new HTTP/2 connection the preface and the first SETTINGS are such a head.
     ///
     /// Blank lines between requests of HTTP/1 are no byte of a head. A head that begins in the same segment
-    /// as the request before it ends is not seen before that request has ended and another byte of it comes.
+    /// as the request before it ends is not seen before that request has ended and another byte of it comes. The
+    /// rest of a body that nobody has read is told from a head on [timed](Self::set_timed) connections only.
     ///
     /// ```
     /// # use tower_connection::ConnectionHandle;

@@ -81,7 +81,8 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let version = request.version();
         self.handle.state().set_protocol(version);
-        if version < Version::HTTP_2 {
+        // Two look-ups, for which somebody must want to know what is a head.
+        if version < Version::HTTP_2 && self.handle.is_timed() {
             self.handle.state().set_rest(may_have_body(&request));
         }
         let waiting = self.waiting.take();

@@ -488,6 +488,7 @@ async fn the_rest_of_a_body_that_nobody_read_is_no_head() {
     let (io, mut service) = connection.into_parts();
     let mut io = task::spawn(io);
     let post = http::Request::post("/").header("content-length", "7");
+    handle.set_timed();
     let body = handle.begin_body();
     let Ok(answer) = service.call(post.body(()).unwrap()).await;
     drop((answer, body));

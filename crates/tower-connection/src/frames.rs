@@ -8,11 +8,17 @@ const FRAME_HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+
+/// `SETTINGS_INITIAL_WINDOW_SIZE`, and the windows that there are without it (RFC 9113, sections 6.5.2 and 6.9.2).
+const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+const INITIAL_WINDOW: i64 = 65_535;
 
 /// "Every stream so far, and those that cross with this": a warning, after which the last word follows.
 pub(crate) const ANY_STREAM: u32 = u32::MAX >> 1;
@@ -55,8 +61,21 @@ impl Spoken {
 /// A response is over for its handler when HTTP/2 has taken the last frame of its body; that frame may
 /// still wait for the client's window. Here a stream is open from its whole head until both sides have said
 /// its end, or one of them has reset it: longer than its request is in flight.
+///
+/// A layer finds them in [`Socket::streams`](crate::Socket::streams).
+///
+/// ```
+/// use tower_connection::{Socket, Stream};
+///
+/// /// How many streams wait for their client.
+/// fn waiting(io: &impl Socket) -> usize {
+///     let streams = io.streams().into_iter().flat_map(|streams| streams.iter());
+///     streams.filter(|stream: &Stream| stream.shut.is_some()).count()
+/// }
+/// # assert_eq!(waiting(&tokio::io::duplex(1).0), 0);
+/// ```
 #[derive(Debug)]
-pub(crate) struct Streams {
+pub struct Streams {
     heard: Frames,
     said: Frames,
     // Sorted, and bounded by what the HTTP stack lets the client open: it resets the others, and what it ignores
@@ -69,6 +88,11 @@ pub(crate) struct Streams {
     served: u32,
     /// The client has said its first frame.
     greeted: bool,
+    /// The client is between the parts of a head, where no other frame may come.
+    in_head: bool,
+    /// How many bytes of bodies the client takes, on all streams and, at first, on each.
+    window: i64,
+    initial_window: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +100,44 @@ struct Open {
     stream: u32,
     /// The client has said its end, and the server.
     ended: (bool, bool),
+    /// The server has said the head of its response.
+    begun: bool,
+    window: i64,
+    sent: u64,
+}
+
+/// A stream that is open.
+///
+/// ```
+/// # use tower_connection::{Stream, Window};
+/// fn is_stalled(stream: &Stream) -> bool {
+///     stream.shut == Some(Window::Stream)
+/// }
+/// # let _ = is_stalled;
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stream {
+    /// Its number.
+    pub id: u32,
+    /// How many bytes of the response's body went over the wire.
+    pub sent: u64,
+    /// Its response has begun and has not ended, and flow control lets nothing more of it through.
+    pub shut: Option<Window>,
+}
+
+/// Which window of the client's flow control is shut (RFC 9113, section 5.2).
+///
+/// ```
+/// # use tower_connection::Window;
+/// assert_ne!(Window::Stream, Window::Connection);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// That of the stream, and perhaps that of the connection as well.
+    Stream,
+    /// That of the connection alone: what it does not take of another stream may be in the way.
+    Connection,
 }
 
 impl Default for Streams {
@@ -88,6 +150,9 @@ impl Default for Streams {
             last: 0,
             served: ANY_STREAM,
             greeted: false,
+            in_head: false,
+            window: INITIAL_WINDOW,
+            initial_window: INITIAL_WINDOW,
         }
     }
 }
@@ -102,6 +167,9 @@ impl Streams {
             last,
             served,
             greeted,
+            in_head,
+            window,
+            initial_window,
             ..
         } = self;
         heard.follow(bytes, |frame| {
@@ -109,11 +177,33 @@ impl Streams {
             let stream = frame.stream;
             let ends = frame.flags & END_STREAM != 0;
             match frame.kind {
+                WINDOW_UPDATE => {
+                    let more = i64::from(frame.begins_with & ANY_STREAM);
+                    if stream == 0 {
+                        *window = window.saturating_add(more);
+                    } else if let Some(open) = find(open, stream) {
+                        open.window = open.window.saturating_add(more);
+                    }
+                }
+                SETTINGS => {
+                    if let Some(initial) = frame.initial_window {
+                        let initial = i64::from(initial);
+                        for open in open.iter_mut() {
+                            open.window = open.window.saturating_add(initial - *initial_window);
+                        }
+                        *initial_window = initial;
+                    }
+                }
                 // The server ignores them.
                 _ if stream > *served => {}
                 HEADERS if stream > *last => {
-                    let ended = (ends, false);
-                    *opening = Some(Open { stream, ended });
+                    *opening = Some(Open {
+                        stream,
+                        ended: (ends, false),
+                        begun: false,
+                        window: *initial_window,
+                        sent: 0,
+                    });
                 }
                 // With HEADERS, trailers.
                 HEADERS | DATA if ends => end(open, stream, (true, false)),
@@ -121,6 +211,7 @@ impl Streams {
                 _ => {}
             }
             let head = matches!(frame.kind, HEADERS | CONTINUATION);
+            *in_head = head && frame.flags & END_HEADERS == 0;
             if head && frame.flags & END_HEADERS != 0 {
                 if let Some(opened) = opening.take_if(|opening| opening.stream == stream) {
                     *last = stream;
@@ -137,11 +228,24 @@ impl Streams {
             open,
             last,
             served,
+            window,
             ..
         } = self;
         said.follow(bytes, |frame| match frame.kind {
-            DATA | HEADERS if frame.flags & END_STREAM != 0 => {
-                end(open, frame.stream, (false, true));
+            DATA | HEADERS => {
+                if let Some(open) = find(open, frame.stream) {
+                    open.begun = true;
+                    if frame.kind == DATA {
+                        open.window -= i64::from(frame.length);
+                        open.sent += u64::from(frame.length);
+                    }
+                }
+                if frame.kind == DATA {
+                    *window -= i64::from(frame.length);
+                }
+                if frame.flags & END_STREAM != 0 {
+                    end(open, frame.stream, (false, true));
+                }
             }
             RST_STREAM => {
                 // Also one that was never opened (a PRIORITY that depends on itself): its head is ignored.
@@ -158,9 +262,42 @@ impl Streams {
         self.served
     }
 
-    /// Whether the server's next byte begins a frame.
-    pub(crate) fn between(&self) -> bool {
+    /// Those that are open, by their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = Stream> + '_ {
+        self.open.iter().map(|open| Stream {
+            id: open.stream,
+            sent: open.sent,
+            shut: self.shut(open),
+        })
+    }
+
+    fn shut(&self, open: &Open) -> Option<Window> {
+        if !open.begun || open.ended.1 {
+            None
+        } else if open.window <= 0 {
+            Some(Window::Stream)
+        } else {
+            (self.window <= 0).then_some(Window::Connection)
+        }
+    }
+
+    /// Whether flow control is all that one of them waits for.
+    #[must_use]
+    pub fn has_shut(&self) -> bool {
+        self.open.iter().any(|open| self.shut(open).is_some())
+    }
+
+    /// Whether the server's next byte begins a frame: only there a layer may write one of its own.
+    #[must_use]
+    pub fn is_between_frames(&self) -> bool {
         self.said.between()
+    }
+
+    /// How many more bytes are to be read from the client before a frame can be read that it did not send: zero
+    /// is at once, `None` that nobody knows.
+    #[must_use]
+    pub fn rest_of_frame(&self) -> Option<usize> {
+        (self.greeted && !self.in_head).then(|| self.heard.rest())
     }
 
     /// Whether the client is in the middle of what opens the connection or a stream.
@@ -185,6 +322,11 @@ impl Streams {
     }
 }
 
+fn find(open: &mut [Open], stream: u32) -> Option<&mut Open> {
+    let at = open.binary_search_by_key(&stream, |open| open.stream);
+    at.ok().map(|at| &mut open[at])
+}
+
 /// One side has ended a stream, or both.
 fn end(open: &mut Vec<Open>, stream: u32, ended: (bool, bool)) {
     if let Ok(at) = open.binary_search_by_key(&stream, |open| open.stream) {
@@ -207,13 +349,19 @@ struct Frames {
     payload: usize,
     /// The first four bytes of the payload.
     begin: [u8; 4],
+    /// As much as there is of one of SETTINGS.
+    setting: [u8; 6],
+    initial_window: Option<u32>,
 }
 
 struct Frame {
     kind: u8,
     flags: u8,
     stream: u32,
+    length: u32,
     begins_with: u32,
+    /// The last one in SETTINGS.
+    initial_window: Option<u32>,
 }
 
 impl Frames {
@@ -235,17 +383,33 @@ impl Frames {
             for (place, byte) in self.begin.iter_mut().skip(at).zip(&bytes[..skipped]) {
                 *place = *byte;
             }
+            if self.head[3] == SETTINGS {
+                self.set(at, &bytes[..skipped]);
+            }
             self.payload -= skipped;
             bytes = &bytes[skipped..];
             if self.payload == 0 {
                 self.heard = 0;
-                let [_, _, _, kind, flags, stream @ ..] = self.head;
+                let [a, b, c, kind, flags, stream @ ..] = self.head;
                 found(Frame {
                     kind,
                     flags,
                     stream: u32::from_be_bytes(stream) & ANY_STREAM,
+                    length: u32::from_be_bytes([0, a, b, c]),
                     begins_with: u32::from_be_bytes(self.begin),
+                    initial_window: self.initial_window.take(),
                 });
+            }
+        }
+    }
+
+    /// Reads settings, of six bytes each, from the middle of their frame.
+    fn set(&mut self, at: usize, bytes: &[u8]) {
+        for (place, byte) in (at..).zip(bytes) {
+            self.setting[place % 6] = *byte;
+            let [a, b, value @ ..] = self.setting;
+            if place % 6 == 5 && [a, b] == INITIAL_WINDOW_SIZE {
+                self.initial_window = Some(u32::from_be_bytes(value));
             }
         }
     }
@@ -253,6 +417,15 @@ impl Frames {
     fn length(&self) -> usize {
         let [a, b, c, ..] = self.head;
         u32::from_be_bytes([0, a, b, c]) as usize
+    }
+
+    /// How many bytes are known to be missing of the frame that comes at present.
+    fn rest(&self) -> usize {
+        match self.heard {
+            0 => 0,
+            FRAME_HEAD => self.payload,
+            heard => FRAME_HEAD - heard,
+        }
     }
 
     /// What comes at present, if it is known.
@@ -363,10 +536,10 @@ mod tests {
         let bytes = [frame(4, 0, 0, 18), frame(DATA, 0, 1, 5)].concat();
         let mut streams = Streams::default();
         for (n, byte) in bytes.iter().enumerate() {
-            assert_eq!(streams.between(), [0, 27].contains(&n), "{n}");
+            assert_eq!(streams.is_between_frames(), [0, 27].contains(&n), "{n}");
             streams.say(&[*byte]);
         }
-        assert!(streams.between());
+        assert!(streams.is_between_frames());
     }
 
     #[test]
@@ -431,6 +604,91 @@ mod tests {
         assert_eq!(streams.last(), 7);
     }
 
+    fn with(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut frame = frame(kind, flags, stream, payload.len());
+        frame[FRAME_HEAD..].copy_from_slice(payload);
+        frame
+    }
+
+    fn shut(streams: &Streams) -> Vec<(u32, u64, Option<Window>)> {
+        let all = streams.iter();
+        all.map(|stream| (stream.id, stream.sent, stream.shut))
+            .collect()
+    }
+
+    #[test]
+    fn a_stream_is_shut_when_its_client_takes_no_more() {
+        let mut streams = Streams::default();
+        let settings = [0, 3, 0, 0, 0, 9, 0, 4, 0, 0, 0, 100, 0, 5, 0, 0, 64, 0];
+        for byte in with(SETTINGS, 0, 0, &settings) {
+            streams.hear(&[byte]);
+        }
+        for stream in [1, 3] {
+            streams.hear(&frame(HEADERS, END_HEADERS | END_STREAM, stream, 9));
+        }
+        streams.say(&frame(HEADERS, END_HEADERS, 1, 9));
+        streams.say(&frame(DATA, 0, 1, 99));
+        assert_eq!(shut(&streams), [(1, 99, None), (3, 0, None)]);
+        assert!(!streams.has_shut());
+        streams.say(&frame(DATA, 0, 1, 1));
+        assert_eq!(
+            shut(&streams),
+            [(1, 100, Some(Window::Stream)), (3, 0, None)],
+            "the other has not begun"
+        );
+        streams.hear(&with(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]));
+        assert!(!streams.has_shut());
+        streams.hear(&with(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 99]));
+        assert!(streams.has_shut(), "every window shrinks with the setting");
+        streams.hear(&with(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]));
+        assert!(!streams.has_shut());
+        streams.say(&frame(HEADERS, END_HEADERS, 3, 9));
+        streams.say(&frame(DATA, 0, 3, 65_435 - 1));
+        assert!(!streams.has_shut());
+        streams.say(&frame(DATA, 0, 3, 1));
+        assert_eq!(
+            shut(&streams),
+            [
+                (1, 100, Some(Window::Connection)),
+                (3, 65_435, Some(Window::Connection))
+            ]
+        );
+        streams.say(&frame(DATA, END_STREAM, 3, 0));
+        streams.hear(&with(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]));
+        assert_eq!(shut(&streams), [(1, 100, None)]);
+    }
+
+    #[test]
+    fn where_a_frame_can_be_slipped_in_is_known_to_the_byte() {
+        let mut streams = Streams::default();
+        assert_eq!(
+            streams.rest_of_frame(),
+            None,
+            "nothing comes before SETTINGS"
+        );
+        streams.hear(&frame(SETTINGS, 0, 0, 6));
+        let upload = [
+            frame(HEADERS, 0, 1, 3),
+            frame(CONTINUATION, END_HEADERS, 1, 3),
+            frame(DATA, 0, 1, 5),
+        ]
+        .concat();
+        let mut rests = Vec::new();
+        for byte in upload {
+            rests.push(streams.rest_of_frame());
+            streams.hear(&[byte]);
+        }
+        let of = |payload: usize| {
+            let head = (1..=FRAME_HEAD - 1).rev().map(Some);
+            let payload = (1..=payload).rev().map(Some);
+            head.chain(payload).collect::<Vec<_>>()
+        };
+        let in_head = vec![None; FRAME_HEAD + 3];
+        let expected = [vec![Some(0)], of(3), in_head, vec![Some(0)], of(5)].concat();
+        assert_eq!(rests, expected);
+        assert_eq!(streams.rest_of_frame(), Some(0));
+    }
+
     #[test]
     fn any_bytes_are_heard_without_a_panic_and_the_same_however_they_are_cut() {
         // A seeded stream of noise: what a peer sends need not be HTTP/2.
@@ -453,7 +711,7 @@ mod tests {
             for byte in &noise {
                 cut.say(&[*byte]);
             }
-            assert_eq!(whole.between(), cut.between());
+            assert_eq!(whole.is_between_frames(), cut.is_between_frames());
             assert_eq!(whole.last(), cut.last());
             assert_eq!(whole.open, cut.open);
         }
@@ -463,6 +721,6 @@ mod tests {
     fn a_goaway_is_one_frame() {
         let mut streams = Streams::default();
         streams.say(&goaway(ANY_STREAM));
-        assert!(streams.between());
+        assert!(streams.is_between_frames());
     }
 }

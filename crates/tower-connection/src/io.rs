@@ -9,7 +9,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{Address, Held, Socket};
+use crate::{Address, Held, Socket, Streams};
 
 /// What a layer does to the reads and writes of a socket. Every method forwards by default.
 ///
@@ -80,6 +80,11 @@ pub trait Hook<Io: Socket>: Send + Unpin + 'static {
     /// Ends the writing side, as [`AsyncWrite::poll_shutdown`].
     fn poll_shutdown(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(io).poll_shutdown(cx)
+    }
+
+    /// The streams of HTTP/2, if this is the hook that follows them; see [`Socket::streams`].
+    fn streams(&self) -> Option<&Streams> {
+        None
     }
 }
 
@@ -167,6 +172,18 @@ impl<Io: Socket, H: Hook<Io>> Socket for Hooked<Io, H> {
 
     fn set_nodelay(&self) -> io::Result<()> {
         self.io.set_nodelay()
+    }
+
+    fn unacked(&self) -> io::Result<usize> {
+        self.io.unacked()
+    }
+
+    fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {
+        self.io.set_unsent_limit(bytes)
+    }
+
+    fn streams(&self) -> Option<&Streams> {
+        self.hook.streams().or_else(|| self.io.streams())
     }
 
     fn into_innermost(self: Box<Self>, held: &mut Held) -> Box<dyn Any + Send> {
@@ -282,6 +299,14 @@ impl<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for Over<Io> {
 
     fn set_nodelay(&self) -> io::Result<()> {
         self.socket().set_nodelay()
+    }
+
+    fn unacked(&self) -> io::Result<usize> {
+        self.socket().unacked()
+    }
+
+    fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {
+        self.socket().set_unsent_limit(bytes)
     }
 
     // The way back ends at the stream: below it are records that only the stream can read.

@@ -125,6 +125,7 @@ pub use crate::{
     connection::Connection,
     connections::{Connections, Registered},
     deadline::{Deadline, FOREVER},
+    frames::{Stream, Streams, Window},
     gate::{AcceptGate, Gated, Shut},
     handle::{ConnectionHandle, ConnectionId, End, InFlight, Receiving},
     head::Head,

@@ -223,7 +223,7 @@ impl Obey {
         if self.spoken == Spoken::Http2 {
             // Between two frames and with everything flushed, a frame of our own harms nobody. (And at an end
             // of stream, h2 drops what it has queued: 0.4, `proto/connection.rs`.)
-            if !self.streams.between() {
+            if !self.streams.is_between_frames() {
                 return Poll::Pending;
             }
             return self.poll_goodbye(io, cx, ended && self.streams.is_empty());
@@ -371,5 +371,9 @@ impl<Io: Socket> Hook<Io> for Obey {
         self.handle.state().register_writer(cx.waker());
         self.check(io)?;
         Poll::Pending
+    }
+
+    fn streams(&self) -> Option<&Streams> {
+        (self.spoken == Spoken::Http2).then_some(&self.streams)
     }
 }

@@ -12,6 +12,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::Streams;
+
 /// What the layers ask of a socket beyond reading and writing.
 ///
 /// It is implemented for the sockets of tokio, for [`BoxIo`], and for every wrapper of this project.
@@ -69,6 +71,35 @@ pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// What `setsockopt(2)` returned; the peer may already be gone.
     fn set_nodelay(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// How many bytes the peer has not taken yet, of those that were written to this socket: what the kernel
+    /// still holds for it, sent or not. Zero once the connection is over.
+    ///
+    /// For TCP that is what was not acknowledged, to the byte (`SIOCOUTQ`), a FIN included. Of a TLS stream it
+    /// is the queue of the TCP socket below, which knows nothing of what the stream itself has buffered.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](io::ErrorKind::Unsupported) where nobody counts (pipes; all but Linux).
+    fn unacked(&self) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// From now on, the kernel takes nothing more to send while so many bytes wait to be sent
+    /// (`TCP_NOTSENT_LOWAT`): what a peer that does not read can make it hold. What is on its way does not count,
+    /// so a fast line stays fast. Does nothing where there is nothing to set.
+    ///
+    /// # Errors
+    ///
+    /// What `setsockopt(2)` returned.
+    fn set_unsent_limit(&self, _bytes: u32) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The streams of HTTP/2 that go over this socket, if it is that of a [`Connection`](crate::Connection).
+    fn streams(&self) -> Option<&Streams> {
+        None
     }
 
     /// Takes the wrappers off: the innermost socket comes back, and what the wrappers held for as
@@ -167,6 +198,19 @@ impl Socket for TcpStream {
         TcpStream::set_nodelay(self, true)
     }
 
+    #[cfg(unix)]
+    fn unacked(&self) -> io::Result<usize> {
+        let held = unacked::bytes(self)?;
+        // After a reset the kernel still counts what it has thrown away, and knows no peer any more.
+        let over = held > 0 && self.peer_addr().is_err();
+        Ok(if over { 0 } else { held })
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {
+        socket2::SockRef::from(self).set_tcp_notsent_lowat(bytes)
+    }
+
     fn into_innermost(self: Box<Self>, _: &mut Held) -> Box<dyn Any + Send> {
         self
     }
@@ -180,6 +224,10 @@ impl Socket for tokio::net::UnixStream {
 
     fn local(&self) -> Address {
         unix(self.local_addr())
+    }
+
+    fn unacked(&self) -> io::Result<usize> {
+        unacked::bytes(self)
     }
 
     fn into_innermost(self: Box<Self>, _: &mut Held) -> Box<dyn Any + Send> {
@@ -267,6 +315,18 @@ impl Socket for BoxIo {
 
     fn set_nodelay(&self) -> io::Result<()> {
         self.0.set_nodelay()
+    }
+
+    fn unacked(&self) -> io::Result<usize> {
+        self.0.unacked()
+    }
+
+    fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {
+        self.0.set_unsent_limit(bytes)
+    }
+
+    fn streams(&self) -> Option<&Streams> {
+        self.0.streams()
     }
 
     fn into_innermost(self: Box<Self>, held: &mut Held) -> Box<dyn Any + Send> {

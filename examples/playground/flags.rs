@@ -54,6 +54,14 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "D", default_value = "30s", value_parser = duration)]
     pub(crate) body_read_timeout: Duration,
 
+    /// How long a client may take nothing of its response; 0 is for ever.
+    #[arg(long, value_name = "D", default_value = "30s", value_parser = duration)]
+    pub(crate) write_timeout: Duration,
+
+    /// How many bytes a second it must take on average; 0 is none.
+    #[arg(long, value_name = "BYTES_PER_SECOND", default_value_t = 240)]
+    pub(crate) min_write_rate: u64,
+
     #[command(flatten)]
     unbuilt: Unbuilt,
 }
@@ -89,10 +97,6 @@ struct Unbuilt {
     #[arg(long, value_name = "D", value_parser = duration)]
     max_wait: Option<Duration>,
     #[arg(long, value_name = "D", value_parser = duration)]
-    write_timeout: Option<Duration>,
-    #[arg(long, value_name = "BYTES_PER_SECOND")]
-    min_write_rate: Option<u64>,
-    #[arg(long, value_name = "D", value_parser = duration)]
     drain_timeout: Option<Duration>,
     #[arg(long, value_name = "D", value_parser = duration)]
     lame_duck: Option<Duration>,
@@ -114,15 +118,12 @@ impl Flags {
     fn asked_in_vain(&self) -> Option<&'static str> {
         let unbuilt = &self.unbuilt;
         let time = |given: Option<Duration>| given.is_some_and(|given| !given.is_zero());
-        let count = |given: Option<u64>| given.is_some_and(|given| given != 0);
         [
             (
                 "--max-in-flight",
                 unbuilt.max_in_flight.as_deref().is_some_and(|n| n != "0"),
             ),
             ("--max-wait", time(unbuilt.max_wait)),
-            ("--write-timeout", time(unbuilt.write_timeout)),
-            ("--min-write-rate", count(unbuilt.min_write_rate)),
             ("--drain-timeout", time(unbuilt.drain_timeout)),
             ("--lame-duck", time(unbuilt.lame_duck)),
         ]

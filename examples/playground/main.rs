@@ -27,6 +27,7 @@ use tower_connection_limit::{AtCapacity, ConnectionLimitLayer};
 use tower_connection_rustls::TlsLayer;
 use tower_keep_alive::{KeepAliveLayer, KeepAliveService};
 use tower_read_timeout::{ReadTimeoutLayer, ReadTimeoutService};
+use tower_write_timeout::WriteTimeoutLayer;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -78,7 +79,8 @@ async fn main() -> Result<ExitCode, BoxError> {
             ReadTimeoutLayer::new(flags.header_read_timeout)
                 .body(flags.body_read_timeout)
                 .body_unless(|head| head.uri.path().starts_with("/grpc.")),
-        );
+        )
+        .layer(WriteTimeoutLayer::new(flags.write_timeout).min_rate(flags.min_write_rate));
     if flags.tls {
         let acceptor = layers
             .layer(TlsLayer::new(tls::config(flags.stack)?))

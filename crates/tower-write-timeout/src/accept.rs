@@ -1,0 +1,112 @@
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tower_connection::{Address, Connection, ConnectionHandle, Hooked, Socket};
+use tower_service::Service;
+use tracing::info;
+
+use crate::{
+    Owing, Starving, WriteTimeoutIo, WriteTimeoutSocket,
+    layer::Settings,
+    pace::{Terms, Why},
+};
+
+/// An acceptor whose clients must keep taking their responses; see
+/// [`WriteTimeoutLayer`](crate::WriteTimeoutLayer).
+#[derive(Clone, Debug)]
+pub struct WriteTimeout<A> {
+    inner: A,
+    settings: Settings,
+}
+
+/// What the two hooks of a connection share: that below TLS, and that above.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) terms: Terms,
+    /// There is none before the handshake is over.
+    pub(crate) handle: OnceLock<ConnectionHandle>,
+}
+
+impl Shared {
+    /// Says whom was given up, and why.
+    pub(crate) fn tell(
+        &self,
+        peer: &Address,
+        stream: Option<u32>,
+        why: Why,
+        waited: Duration,
+        taken: u64,
+    ) {
+        let connection = self.handle.get().map(|handle| handle.id().to_string());
+        info!(%peer, connection, stream, %why, ?waited, taken, "gave up a client that does not take its response");
+    }
+}
+
+impl<A> WriteTimeout<A> {
+    pub(crate) fn new(inner: A, settings: Settings) -> Self {
+        Self { inner, settings }
+    }
+}
+
+impl<A, Io, I, S> Service<Io> for WriteTimeout<A>
+where
+    A: Service<WriteTimeoutSocket<Io>, Response = Connection<I, S>>,
+    Io: Socket,
+    I: Socket,
+{
+    type Response = Connection<WriteTimeoutIo<I>, S>;
+    type Error = A::Error;
+    type Future = WriteTimeoutFuture<A::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, io: Io) -> Self::Future {
+        if self.settings.unsent > 0 {
+            // A socket that cannot takes what its kernel takes.
+            let _ = io.set_unsent_limit(self.settings.unsent);
+        }
+        let shared = Arc::new(Shared {
+            terms: self.settings.terms,
+            handle: OnceLock::new(),
+        });
+        let owing = Owing::new(shared.clone());
+        WriteTimeoutFuture {
+            inner: self.inner.call(Hooked::new(io, owing)),
+            shared,
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The future of [`WriteTimeout`].
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct WriteTimeoutFuture<F> {
+        #[pin]
+        inner: F,
+        shared: Arc<Shared>,
+    }
+}
+
+impl<F, I, S, E> Future for WriteTimeoutFuture<F>
+where
+    F: Future<Output = Result<Connection<I, S>, E>>,
+{
+    type Output = Result<Connection<WriteTimeoutIo<I>, S>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let me = self.project();
+        let connection = ready!(me.inner.poll(cx))?;
+        // It is polled to its end once, so there is none before.
+        let _ = me.shared.handle.set(connection.handle().clone());
+        let starving = Starving::new(me.shared.clone());
+        Poll::Ready(Ok(connection.map_io(|io| Hooked::new(io, starving))))
+    }
+}

@@ -1,0 +1,230 @@
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{io::ReadBuf, time::Instant};
+use tower_connection::{Deadline, Hook, Hooked, Socket, poll_write_slices};
+
+use crate::{
+    accept::Shared,
+    pace::{Pace, Why},
+    watch::Watch,
+};
+
+/// The socket of a client that must keep taking its response: below TLS, where bytes are what the kernel counts.
+///
+/// ```
+/// use tower_write_timeout::WriteTimeoutSocket;
+///
+/// fn socket<Io>(timed: &WriteTimeoutSocket<Io>) -> &Io {
+///     timed.io()
+/// }
+/// # let _ = socket::<()>;
+/// ```
+pub type WriteTimeoutSocket<Io> = Hooked<Io, Owing>;
+
+/// What the kernel may hold for a client that nobody looks after. A response that leaves no more than this is
+/// free: most are acknowledged with the next request.
+const TAIL: u64 = 16 * 1024;
+
+/// How long after a connection's end is first looked whether its client has taken the rest: a round trip.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+
+/// The hook of a [`WriteTimeoutSocket`].
+#[derive(Debug)]
+pub struct Owing {
+    shared: Arc<Shared>,
+    pace: Pace,
+    written: u64,
+    /// The socket has not taken what was last written to it.
+    stuck: bool,
+    shut: bool,
+    given_up: bool,
+    /// There is one while the client is owed something.
+    watch: Option<Watch>,
+    // Two, because reads and writes of an upgraded connection may be awaited by two tasks.
+    reader: Deadline,
+    writer: Deadline,
+}
+
+/// Who waits.
+#[derive(Clone, Copy)]
+enum Side {
+    Reader,
+    Writer,
+}
+
+impl Owing {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            pace: Pace::default(),
+            written: 0,
+            stuck: false,
+            shut: false,
+            given_up: false,
+            watch: None,
+            reader: Deadline::default(),
+            writer: Deadline::default(),
+        }
+    }
+
+    /// Whether the client may be owed more than nobody looks after.
+    fn may_owe(&self) -> bool {
+        let asks = !self.shared.terms.ask_nothing();
+        asks && (self.stuck || self.shut || self.written - self.pace.taken() > TAIL)
+    }
+
+    /// Ready when the client has had its time. Pending if it is owed something, and then looks again.
+    fn poll_over<Io: Socket>(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+        side: Side,
+    ) -> Poll<io::Error> {
+        loop {
+            if let Some(watch) = &self.watch {
+                let timer = match side {
+                    Side::Reader => &mut self.reader,
+                    Side::Writer => &mut self.writer,
+                };
+                ready!(watch.poll(timer, cx));
+            } else if !self.may_owe() {
+                return Poll::Pending;
+            }
+            if let Some(why) = self.look(io) {
+                return Poll::Ready(self.give_up(io, why));
+            }
+            if self.watch.is_none() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Looks what the client has taken, and returns why it is given up if it is.
+    fn look(&mut self, io: &impl Socket) -> Option<Why> {
+        let now = Instant::now();
+        let terms = &self.shared.terms;
+        if let Some(late) = self.watch.as_ref().and_then(|watch| watch.late(now)) {
+            self.pace.forgive(late);
+        }
+        let (held, owed) = match io.unacked() {
+            Ok(held) => {
+                let held = held as u64;
+                let free = if self.stuck || self.shut { 0 } else { TAIL };
+                (held, held > free)
+            }
+            // Nobody knows what became of what the socket took.
+            Err(_) => (0, self.stuck),
+        };
+        let taken = self.written.saturating_sub(held);
+        self.pace.look(terms, now, taken, owed);
+        if !owed {
+            // ## Owing => Quick
+            self.watch = None;
+            return None;
+        }
+        let over = self.pace.over(terms, now);
+        let until = self.pace.until(terms).map(|(at, _)| at);
+        match &mut self.watch {
+            Some(watch) => watch.again(now, until),
+            // ## Quick => Owing
+            None => {
+                let mut looks = terms.looks();
+                if self.shut {
+                    looks = looks.soon(FIRST_LOOK);
+                }
+                self.watch = Some(Watch::begin(now, looks));
+            }
+        }
+        over
+    }
+
+    /// With a reset: what the kernel holds would stay for minutes if this were an orderly end.
+    fn give_up(&mut self, io: &impl Socket, why: Why) -> io::Error {
+        // ## Owing => GivenUp
+        self.given_up = true;
+        self.watch = None;
+        // A socket without a reset is closed by the error below just the same.
+        let _ = io.reset_on_close();
+        let (waited, taken) = self.pace.owing(Instant::now());
+        self.shared.tell(&io.peer(), None, why, waited, taken);
+        if let Some(handle) = self.shared.handle.get() {
+            handle.abort();
+        }
+        io::ErrorKind::TimedOut.into()
+    }
+
+    fn unless_given_up(&self) -> io::Result<()> {
+        if self.given_up {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+}
+
+impl<Io: Socket> Hook<Io> for Owing {
+    fn poll_read(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.unless_given_up()?;
+        let read = Pin::new(&mut *io).poll_read(cx, buf);
+        if read.is_pending() {
+            return self.poll_over(io, cx, Side::Reader).map(Err);
+        }
+        read
+    }
+
+    fn poll_write(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.unless_given_up()?;
+        let written = poll_write_slices(io, cx, bufs);
+        self.stuck = written.is_pending();
+        match written {
+            Poll::Ready(Ok(n)) => self.written += n as u64,
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => return self.poll_over(io, cx, Side::Writer).map(Err),
+        }
+        written
+    }
+
+    fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unless_given_up()?;
+        let flushed = Pin::new(&mut *io).poll_flush(cx);
+        self.stuck = flushed.is_pending();
+        // Also if the kernel has taken all of it. hyper waits for a read that it began while the handler ran, and
+        // reads no more (1.12, `proto/h1/conn.rs`).
+        if let Poll::Ready(over) = self.poll_over(io, cx, Side::Writer) {
+            return Poll::Ready(Err(over));
+        }
+        flushed
+    }
+
+    /// Ends when the client has taken all, or has had its time: a socket that is closed with a full queue is the
+    /// kernel's, which keeps it for minutes.
+    fn poll_shutdown(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unless_given_up()?;
+        if !self.shut {
+            ready!(Pin::new(&mut *io).poll_shutdown(cx))?;
+            self.shut = true;
+            self.stuck = false;
+            self.watch = None; // and looks at once
+        }
+        match self.poll_over(io, cx, Side::Writer) {
+            Poll::Ready(over) => Poll::Ready(Err(over)),
+            Poll::Pending if self.watch.is_some() => Poll::Pending,
+            Poll::Pending => Poll::Ready(Ok(())),
+        }
+    }
+}

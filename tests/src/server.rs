@@ -27,6 +27,7 @@ use tower_connection_limit::{ConnectionLimitLayer, Limit};
 use tower_connection_rustls::TlsLayer;
 use tower_keep_alive::KeepAliveLayer;
 use tower_read_timeout::ReadTimeoutLayer;
+use tower_write_timeout::WriteTimeoutLayer;
 
 use crate::{
     Protocol, Stack, Wire,
@@ -56,6 +57,7 @@ pub struct Layers {
     pub limit: ConnectionLimitLayer,
     pub keep_alive: KeepAliveLayer,
     pub read_timeout: ReadTimeoutLayer,
+    pub write_timeout: WriteTimeoutLayer,
 }
 
 /// They are there, and off.
@@ -65,6 +67,7 @@ impl Default for Layers {
             limit: ConnectionLimitLayer::new(0),
             keep_alive: KeepAliveLayer::new(Duration::ZERO),
             read_timeout: ReadTimeoutLayer::new(Duration::ZERO).body(Duration::ZERO),
+            write_timeout: WriteTimeoutLayer::new(Duration::ZERO).min_rate(0),
         }
     }
 }
@@ -114,6 +117,7 @@ impl Layers {
             limit,
             keep_alive,
             read_timeout,
+            write_timeout,
         } = self;
         let counts = limit.limit();
         let gate = AcceptGate::default();
@@ -124,6 +128,7 @@ impl Layers {
                 .layer(limit)
                 .layer(keep_alive)
                 .layer(read_timeout)
+                .layer(write_timeout)
                 .layer(TimeoutLayer::new(Duration::from_secs(10)))
                 .layer(TlsLayer::new(tls.server.clone()))
                 .service(accept(app));
@@ -134,6 +139,7 @@ impl Layers {
                 .layer(limit)
                 .layer(keep_alive)
                 .layer(read_timeout)
+                .layer(write_timeout)
                 .service(accept(app));
             tokio::spawn(stack.serve(pipes, acceptor, told))
         };
@@ -279,9 +285,12 @@ fn router(handlers: Handlers) -> Router {
             "/bytes/{n}",
             get(async |Path(n): Path<usize>| vec![b'.'; n]),
         )
+        .route("/chunks/{n}", get(chunks))
         .route("/abort", get(abort))
         .route("/connection", get(connection))
+        .route("/ticks/{ms}", get(ticks))
         .route("/ws", any(ws))
+        .route("/ws-flood", any(ws_flood))
         .with_state(handlers)
 }
 
@@ -294,6 +303,15 @@ async fn sleep(State(handlers): State<Handlers>, Path(ms): Path<u64>) -> &'stati
 /// A head and one byte, then nothing, for ever.
 async fn endless(State(handlers): State<Handlers>) -> Body {
     Body::new(Guarded::new(Endless { begun: false }, handlers.enter()))
+}
+
+/// A byte now and then, for ever.
+async fn ticks(State(handlers): State<Handlers>, Path(ms): Path<u64>) -> Body {
+    let bytes = futures_util::stream::unfold((), move |()| async move {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        Some((Ok::<_, io::Error>(Bytes::from_static(b".")), ()))
+    });
+    Body::new(Guarded::new(Body::from_stream(bytes), handlers.enter()))
 }
 
 async fn echo(body: Bytes) -> Bytes {
@@ -366,6 +384,17 @@ async fn close_amid(
     }))
 }
 
+/// So many bytes, of which the HTTP stack takes a part at a time.
+async fn chunks(State(handlers): State<Handlers>, Path(n): Path<usize>) -> Body {
+    const CHUNK: &[u8] = &[b'.'; 16 * 1024];
+    let chunks = futures_util::stream::unfold(n, |left| async move {
+        let chunk = &CHUNK[..left.min(CHUNK.len())];
+        let next = Ok::<_, io::Error>(Bytes::from_static(chunk));
+        (left > 0).then(|| (next, left - chunk.len()))
+    });
+    Body::new(Guarded::new(Body::from_stream(chunks), handlers.enter()))
+}
+
 async fn close_abort(Extension(connection): Extension<ConnectionHandle>) {
     tokio::time::sleep(Duration::from_millis(1)).await;
     connection.close();
@@ -393,6 +422,15 @@ async fn connection(
 
 async fn ws(upgrade: WebSocketUpgrade) -> Response {
     upgrade.on_upgrade(|mut socket| async move { while let Some(Ok(_)) = socket.recv().await {} })
+}
+
+/// A WebSocket that says more than anybody wants to hear.
+async fn ws_flood(State(handlers): State<Handlers>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(async move |mut socket| {
+        let _running = handlers.enter();
+        let message = axum::extract::ws::Message::Binary(vec![b'.'; 10_000].into());
+        while socket.send(message.clone()).await.is_ok() {}
+    })
 }
 
 struct Endless {

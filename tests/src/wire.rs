@@ -155,8 +155,13 @@ impl Wire {
     }
 
     /// Upgrades an HTTP/1 connection to a WebSocket, or makes a stream of HTTP/2 one.
-    pub async fn web_socket(mut self) -> Upgraded {
-        let mut request = upgrade("/ws");
+    pub async fn web_socket(self) -> Upgraded {
+        self.web_socket_at("/ws").await
+    }
+
+    /// The same, on a path.
+    pub async fn web_socket_at(mut self, path: &str) -> Upgraded {
+        let mut request = upgrade(path);
         let mut status = StatusCode::SWITCHING_PROTOCOLS;
         if matches!(self.sender, Sender::Http2(_)) {
             // RFC 8441: only once the server has said that it may.

@@ -10,6 +10,8 @@ mod limit;
 mod raw;
 #[path = "conformance/read_timeout.rs"]
 mod read_timeout;
+#[path = "conformance/write_timeout.rs"]
+mod write_timeout;
 
 /// Makes one test of a scenario for each stack.
 macro_rules! on_every_stack {
@@ -145,4 +147,18 @@ on_every_stack! {
     read_timeout::a_body_that_outlives_its_response_is_under_way
     read_timeout::a_web_socket_may_be_silent
     read_timeout::zero_bounds_nothing
+    write_timeout::who_takes_nothing_is_given_up
+    write_timeout::who_takes_too_little_is_given_up_after_its_grace
+    write_timeout::who_takes_a_little_steadily_is_served
+    write_timeout::a_slow_handler_is_not_the_clients_fault
+    write_timeout::nobody_owes_longer_than_the_ceiling
+    write_timeout::a_stream_that_is_not_taken_ends_and_no_other
+    write_timeout::when_no_stream_is_taken_the_connection_ends
+    write_timeout::who_waits_for_another_stream_is_not_blamed
+    write_timeout::one_byte_at_a_time_is_not_taking
+    write_timeout::a_stream_ends_in_the_midst_of_an_upload
+    write_timeout::half_a_frame_does_not_keep_a_stream
+    write_timeout::a_web_socket_must_be_read
+    write_timeout::a_shutdown_waits_no_longer_than_that
+    write_timeout::zero_waits_for_ever
 }

@@ -56,6 +56,11 @@ impl Looks {
         Self { next, ..self }
     }
 
+    /// The longest time between two.
+    pub(crate) fn seldom(self) -> Duration {
+        self.seldom
+    }
+
     pub(crate) fn next(&mut self) -> Duration {
         let next = self.next;
         self.next = (next * 2).min(self.seldom);
@@ -172,7 +177,9 @@ impl Pace {
     pub(crate) fn until(&self, terms: &Terms) -> Option<(Instant, Why)> {
         let owed = self.owed.as_ref()?;
         let stopped = terms.timeout.map(|timeout| owed.moved + timeout);
-        let too_slow = self.enough_until.filter(|_| terms.rate > 0);
+        // Who takes nothing at all is not slow.
+        let slow = terms.rate > 0 && owed.moved > owed.since;
+        let too_slow = self.enough_until.filter(|_| slow);
         let too_long = terms.ceiling.map(|ceiling| owed.since + ceiling);
         [
             stopped.map(|at| (at, Why::Stopped)),
@@ -242,13 +249,12 @@ mod tests {
     fn who_takes_nothing_is_given_up_at_the_timeout() {
         // WRITE-1
         let idle_only = Terms { rate: 0, ..terms() };
-        assert_eq!(
-            reader(idle_only, 1_000_000, 0, S),
-            Some((30 * S, Why::Stopped))
-        );
-        let stopped = reader(terms(), 1_000_000, 0, S).expect("it is given up");
-        assert_eq!(stopped.0, 30 * S);
-        assert_eq!(reader(terms(), 0, 0, S), Some((5 * S, Why::TooSlow)));
+        for terms in [terms(), idle_only] {
+            for at_first in [0, 1_000_000] {
+                let stopped = reader(terms, at_first, 0, S);
+                assert_eq!(stopped, Some((30 * S, Why::Stopped)));
+            }
+        }
     }
 
     #[test]

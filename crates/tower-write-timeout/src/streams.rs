@@ -116,7 +116,7 @@ impl Starving {
             }
             true
         });
-        let mut open = 0;
+        let (mut open, mut starved) = (0, 0);
         let mut seen = Vec::with_capacity(paces.len());
         let mut over: Vec<(Stream, Why)> = Vec::new();
         for stream in streams.iter() {
@@ -134,11 +134,15 @@ impl Starving {
             if let Some(why) = pace.over(terms, now) {
                 over.push((stream, why));
             }
+            // Those that are over by the next look are as good as over.
+            if pace.over(terms, now + terms.looks().seldom()).is_some() {
+                starved += 1;
+            }
             seen.push((stream.id, pace));
         }
         self.paces = seen;
         if !over.is_empty() {
-            if over.len() == open {
+            if starved == open {
                 for (stream, why) in over {
                     self.end(io, now, stream, why);
                 }
@@ -151,15 +155,19 @@ impl Starving {
     }
 
     /// Ends the streams that are shut by themselves. Who waits for the connection's window only may be in want of
-    /// what they have not taken, and is blamed only if there is nobody else to blame.
+    /// what they have not taken: it is blamed only if there is nobody else to blame, and has new hope with each end.
     fn end_some(&mut self, io: &impl Socket, now: Instant, over: &[(Stream, Why)]) {
-        let to_blame = |stream: &Stream| stream.shut == Some(Window::Stream);
+        let streams = || io.streams().into_iter().flat_map(|streams| streams.iter());
+        let blocking = streams().any(|stream| stream.shut == Some(Window::Stream));
+        let ends = |stream: &Stream| !blocking || stream.shut == Some(Window::Stream);
         let terms = self.shared.terms;
-        let alone = over.iter().any(|(stream, _)| to_blame(stream));
-        for (stream, why) in over {
-            if to_blame(stream) || !alone {
-                self.end(io, now, *stream, *why);
-            } else if let Some(pace) = self.pace(stream.id) {
+        let mut ended = false;
+        for (stream, why) in over.iter().filter(|(stream, _)| ends(stream)) {
+            self.end(io, now, *stream, *why);
+            ended = true;
+        }
+        for waiting in streams().filter(|stream| ended && stream.shut == Some(Window::Connection)) {
+            if let Some(pace) = self.pace(waiting.id) {
                 pace.restart(&terms, now);
             }
         }
@@ -188,13 +196,14 @@ impl Starving {
 
     fn watch_again(&mut self, now: Instant) {
         let terms = &self.shared.terms;
-        let owed = self.paces.iter().filter(|(_, pace)| pace.is_owed());
+        let owing = self.paces.iter().any(|(_, pace)| pace.is_owed());
+        let owed = self.paces.iter();
         let until = owed
             .filter_map(|(_, pace)| pace.until(terms))
             .map(|(at, _)| at);
         let until = until.chain(self.heard_by).min();
         match &mut self.watch {
-            _ if until.is_none() => self.watch = None,
+            _ if until.is_none() && !owing => self.watch = None,
             Some(watch) => watch.again(now, until),
             None => self.watch = Some(Watch::begin(now, terms.looks())),
         }

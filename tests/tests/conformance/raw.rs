@@ -60,10 +60,16 @@ pub(crate) fn post(stream: u8, path: &str) -> Vec<u8> {
     frame(HEADERS, 4, stream, &head(0x83, path))
 }
 
-fn frames(mut bytes: &[u8]) -> Vec<(u8, u8)> {
+/// The client takes so many bytes more, of a stream or (zero) of all.
+pub(crate) fn window(stream: u8, more: u32) -> Vec<u8> {
+    frame(8, 0, stream, &more.to_be_bytes())
+}
+
+/// Kind, flags and stream of each frame.
+fn frames(mut bytes: &[u8]) -> Vec<(u8, u8, u8)> {
     let mut frames = Vec::new();
-    while let [a, b, c, kind, _, _, _, _, stream, rest @ ..] = bytes {
-        frames.push((*kind, *stream));
+    while let [a, b, c, kind, flags, _, _, _, stream, rest @ ..] = bytes {
+        frames.push((*kind, *flags, *stream));
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
         bytes = rest.get(length..).unwrap_or(&[]);
     }
@@ -76,5 +82,19 @@ pub(crate) fn has(bytes: &[u8], kind: u8) -> bool {
 
 /// Whether there is the head of a response on that stream.
 pub(crate) fn answered(bytes: &[u8], stream: u8) -> bool {
-    frames(bytes).contains(&(HEADERS, stream))
+    let mut frames = frames(bytes).into_iter();
+    frames.any(|(kind, _, on)| (kind, on) == (HEADERS, stream))
+}
+
+/// Whether a response ends on that stream.
+pub(crate) fn ended(bytes: &[u8], stream: u8) -> bool {
+    let mut frames = frames(bytes).into_iter();
+    frames.any(|(kind, flags, on)| kind <= HEADERS && flags & 1 != 0 && on == stream)
+}
+
+/// The streams that were reset.
+pub(crate) fn resets(bytes: &[u8]) -> Vec<u8> {
+    let frames = frames(bytes).into_iter();
+    let resets = frames.filter(|(kind, ..)| *kind == RST_STREAM);
+    resets.map(|(_, _, stream)| stream).collect()
 }

@@ -37,6 +37,7 @@ use tower_connection_hyper::{Builder, serve};
 use tower_connection_limit::ConnectionLimitLayer;
 use tower_keep_alive::KeepAliveLayer;
 use tower_read_timeout::ReadTimeoutLayer;
+use tower_write_timeout::WriteTimeoutLayer;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -48,13 +49,14 @@ const STACKS: [&str; 5] = [
     "hyper-auto",
 ];
 /// The stock server; the same with hyper's own timeout for heads (where it can be set, on HTTP/1); ours without a
-/// layer; with the timeouts; with the limit; with it and without the handle in requests. The cost of a layer is the
+/// layer; with the timeouts for reads and idleness; with the one for writes; with the limit; with it and without the handle in requests. The cost of a layer is the
 /// difference to ours without one.
-const VARIANTS: [&str; 6] = [
+const VARIANTS: [&str; 7] = [
     "bare",
     "timer",
     "no-layer",
     "timeouts",
+    "write",
     "limit",
     "no-handle",
 ];
@@ -234,12 +236,14 @@ fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
     let timeouts = ServiceBuilder::new()
         .layer(KeepAliveLayer::default())
         .layer(ReadTimeoutLayer::default());
+    let write = WriteTimeoutLayer::default();
     match (stack.starts_with("axum"), variant) {
         (true, "bare") => {
             tokio::spawn(axum::serve(listener, router).into_future());
         }
         (true, "no-layer") => on_axum(listener, accept(router)),
         (true, "timeouts") => on_axum(listener, timeouts.service(accept(router))),
+        (true, "write") => on_axum(listener, write.layer(accept(router))),
         (true, "limit") => on_axum(listener, limit.layer(accept(router))),
         (true, _) => {
             let accept = accept(router).without_handle_in_requests();
@@ -251,6 +255,7 @@ fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
             let service = Accept::new(service_fn(hello));
             on_hyper(stack, listener, timeouts.service(service));
         }
+        (false, "write") => on_hyper(stack, listener, write.layer(service)),
         (false, "limit") => on_hyper(stack, listener, limit.layer(service)),
         (false, _) => {
             let accept = service.without_handle_in_requests();

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import harness
 import timeouts
+import writes
 from harness import (
     CONNECTIONS, GET, H2, PREFACE, RESERVE, ROUNDS, SPEAK_H1, SPEAK_H2, STACKS, WS, Playground, bytes_of, ended,
     frame, read_all, run, rush, served, status_in, until, versions)
@@ -355,8 +356,7 @@ def signals_end_it(stack):
 
 def what_is_not_built_is_refused(stack):
     """A flag whose layer does not exist yet stops the program with a message that names it."""
-    unbuilt = ["--write-timeout 5s", "--min-write-rate 240", "--max-in-flight adaptive", "--lame-duck 1s",
-               "--drain-timeout 500ms"]
+    unbuilt = ["--max-in-flight adaptive", "--max-wait 1s", "--lame-duck 1s", "--drain-timeout 500ms"]
     for flags in unbuilt:
         told = subprocess.run([harness.BINARY, "--stack", stack, *flags.split()], capture_output=True, timeout=5)
         assert told.returncode == 2 and flags.split()[0] in told.stderr.decode(), told
@@ -386,7 +386,8 @@ CASES = [
     (exactly_so_many_are_served, STACKS), (making_room, STACKS), (who_is_at_work_stays, STACKS),
     (closing_at_the_limit, STACKS), (one_client_does_not_take_all, STACKS),
     (rejected_clients_that_stay, STACKS), (a_tight_reconnect_loop, STACKS),
-    *timeouts.CASES, (signals_end_it, STACKS), (what_is_not_built_is_refused, ["axum"]), (out_of_descriptors, STACKS),
+    *timeouts.CASES, *writes.CASES, (signals_end_it, STACKS), (what_is_not_built_is_refused, ["axum"]),
+    (out_of_descriptors, STACKS),
 ]
 
 

@@ -50,7 +50,7 @@ impl WriteTimeoutLayer {
                     grace: Duration::from_secs(5),
                     ceiling: None,
                 },
-                unsent: 0,
+                unsent: 256 * 1024,
             },
         }
     }
@@ -105,8 +105,8 @@ impl WriteTimeoutLayer {
         self
     }
 
-    /// How many bytes the kernel takes to send that cannot be sent yet (`TCP_NOTSENT_LOWAT`), and so how much a client
-    /// that does not read can make it hold. Default is zero, which leaves it to the kernel: on Linux up to 4 MiB
+    /// How many bytes the kernel takes that it cannot send yet (`TCP_NOTSENT_LOWAT`), and so how much a client that does
+    /// not read can make it hold. Default is 256 KiB; zero leaves it to the kernel, which on Linux takes up to 4 MiB
     /// for each connection (`net.ipv4.tcp_wmem`).
     ///
     /// What is on its way to the client does not count, so a fast line stays fast. It sets nothing but TCP sockets
@@ -114,7 +114,7 @@ impl WriteTimeoutLayer {
     ///
     /// ```
     /// # use tower_write_timeout::WriteTimeoutLayer;
-    /// let layer = WriteTimeoutLayer::default().unsent_limit(128 * 1024);
+    /// let layer = WriteTimeoutLayer::default().unsent_limit(64 * 1024);
     /// ```
     #[must_use]
     pub fn unsent_limit(mut self, bytes: u32) -> Self {

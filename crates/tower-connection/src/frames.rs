@@ -679,7 +679,7 @@ mod tests {
             streams.hear(&[byte]);
         }
         let of = |payload: usize| {
-            let head = (1..=FRAME_HEAD - 1).rev().map(Some);
+            let head = (1..FRAME_HEAD).rev().map(Some);
             let payload = (1..=payload).rev().map(Some);
             head.chain(payload).collect::<Vec<_>>()
         };

@@ -130,16 +130,15 @@ impl Owing {
         }
         let over = self.pace.over(terms, now);
         let until = self.pace.until(terms).map(|(at, _)| at);
-        match &mut self.watch {
-            Some(watch) => watch.again(now, until),
+        if let Some(watch) = &mut self.watch {
+            watch.again(now, until);
+        } else {
             // ## Quick => Owing
-            None => {
-                let mut looks = terms.looks();
-                if self.shut {
-                    looks = looks.soon(FIRST_LOOK);
-                }
-                self.watch = Some(Watch::begin(now, looks));
+            let mut looks = terms.looks();
+            if self.shut {
+                looks = looks.soon(FIRST_LOOK);
             }
+            self.watch = Some(Watch::begin(now, looks));
         }
         over
     }

@@ -50,7 +50,7 @@ impl WriteTimeoutLayer {
                     grace: Duration::from_secs(5),
                     ceiling: None,
                 },
-                unsent: 256 * 1024,
+                unsent: 128 * 1024,
             },
         }
     }
@@ -106,7 +106,7 @@ impl WriteTimeoutLayer {
     }
 
     /// How many bytes the kernel takes that it cannot send yet (`TCP_NOTSENT_LOWAT`), and so how much a client that does
-    /// not read can make it hold. Default is 256 KiB; zero leaves it to the kernel, which on Linux takes up to 4 MiB
+    /// not read can make it hold. Default is 128 KiB; zero leaves it to the kernel, which on Linux takes up to 4 MiB
     /// for each connection (`net.ipv4.tcp_wmem`).
     ///
     /// What is on its way to the client does not count, so a fast line stays fast. It sets nothing but TCP sockets

@@ -56,12 +56,12 @@ pub fn bytes(socket: impl AsFd) -> io::Result<usize> {
 
     let socket = socket.as_fd();
     let mut queued: libc::c_int = 0;
-    // SAFETY: the descriptor is borrowed, and so open, for as long as the call takes. For this request (it is
-    // SIOCOUTQ to a socket) the kernel writes one `int`, to a pointer that is valid for that, and keeps nothing.
     #[expect(
         unsafe_code,
         reason = "no library has a safe name for it; without it a slow reader cannot be told from a stalled one"
     )]
+    // SAFETY: the descriptor is borrowed, and so open, for as long as the call takes. For this request (it is
+    // SIOCOUTQ to a socket) the kernel writes one `int`, to a pointer that is valid for that, and keeps nothing.
     let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) };
     if answer < 0 {
         return Err(io::Error::last_os_error());

@@ -115,6 +115,7 @@ on_every_stack! {
     keep_alive::blank_lines_are_not_activity
     keep_alive::pipelined_requests_are_all_answered
     keep_alive::pings_are_not_activity
+    keep_alive::who_still_reads_is_not_idle
     keep_alive::an_http2_client_that_asks_nothing_is_idle
     keep_alive::a_silent_client_is_left_to_others
     keep_alive::http1_clients_are_told_how_long

@@ -93,6 +93,8 @@ pub struct Streams {
     /// How many bytes of bodies the client takes, on all streams and, at first, on each.
     window: i64,
     initial_window: i64,
+    /// How many bytes of bodies went over the wire for which the client has not made room again: it has not read them.
+    unread: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +155,7 @@ impl Default for Streams {
             in_head: false,
             window: INITIAL_WINDOW,
             initial_window: INITIAL_WINDOW,
+            unread: 0,
         }
     }
 }
@@ -170,6 +173,7 @@ impl Streams {
             in_head,
             window,
             initial_window,
+            unread,
             ..
         } = self;
         heard.follow(bytes, |frame| {
@@ -181,6 +185,7 @@ impl Streams {
                     let more = i64::from(frame.begins_with & ANY_STREAM);
                     if stream == 0 {
                         *window = window.saturating_add(more);
+                        *unread = unread.saturating_sub(more.unsigned_abs());
                     } else if let Some(open) = find(open, stream) {
                         open.window = open.window.saturating_add(more);
                     }
@@ -229,6 +234,7 @@ impl Streams {
             last,
             served,
             window,
+            unread,
             ..
         } = self;
         said.follow(bytes, |frame| match frame.kind {
@@ -242,6 +248,7 @@ impl Streams {
                 }
                 if frame.kind == DATA {
                     *window -= i64::from(frame.length);
+                    *unread += u64::from(frame.length);
                 }
                 if frame.flags & END_STREAM != 0 {
                     end(open, frame.stream, (false, true));
@@ -285,6 +292,11 @@ impl Streams {
     #[must_use]
     pub fn has_shut(&self) -> bool {
         self.open.iter().any(|open| self.shut(open).is_some())
+    }
+
+    /// How many bytes of bodies the client has been sent and has not read, by what it says.
+    pub(crate) fn unread(&self) -> u64 {
+        self.unread
     }
 
     /// Whether the server's next byte begins a frame: only there a layer may write one of its own.

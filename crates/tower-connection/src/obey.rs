@@ -168,9 +168,12 @@ impl Obey {
             self.heard = false;
         }
         let (greeted, last) = (self.streams.has_greeted(), self.streams.last());
+        let unread = self.streams.unread();
         self.streams.hear(frames);
         self.publish();
-        if !greeted && self.streams.has_greeted() {
+        // Who makes room for more is still reading what it was sent, and would find its connection closed under it.
+        let reads = self.streams.unread() < unread;
+        if reads || !greeted && self.streams.has_greeted() {
             self.handle.state().set_idle_since(self.handle.now());
         }
         if last != self.streams.last() {

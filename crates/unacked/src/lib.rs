@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(bytes(&writer).unwrap(), 0);
         writer.set_nonblocking(true).unwrap();
         let mut written = 0;
-        while let Ok(n) = writer.write(&[0; 65_536]) {
+        while let Ok(n) = writer.write(&[0; 16_000]) {
             written += n;
         }
         let stuck = bytes(&writer).unwrap();

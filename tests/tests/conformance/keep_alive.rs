@@ -284,6 +284,34 @@ pub(crate) async fn pings_are_not_activity(stack: Stack) {
     assert_eq!(server.limit().open(), 0);
 }
 
+pub(crate) async fn who_still_reads_is_not_idle(stack: Stack) {
+    // KEEP-2: all of the response is in the client's kernel, and it makes room as it reads.
+    let Some((server, mut socket)) = http2(stack, KeepAliveLayer::default()).await else {
+        return;
+    };
+    socket
+        .write_all(&raw::get(1, "/bytes/50000"))
+        .await
+        .expect("open");
+    assert!(raw::ended(&said(&mut socket).await, 1));
+    for _ in 0..5 {
+        sleep(Duration::from_secs(4)).await;
+        socket
+            .write_all(&raw::window(0, 10_000))
+            .await
+            .expect("open");
+    }
+    let frames = said(&mut socket).await;
+    assert!(!raw::has(&frames, raw::GOAWAY));
+    // It has read all of it, and more room is no activity.
+    for _ in 0..6 {
+        sleep(Duration::from_secs(1)).await;
+        let _ = socket.write_all(&raw::window(0, 1)).await;
+    }
+    assert!(raw::has(&said(&mut socket).await, raw::GOAWAY));
+    assert_eq!(server.limit().open(), 0);
+}
+
 pub(crate) async fn an_http2_client_that_asks_nothing_is_idle(stack: Stack) {
     // KEEP-1
     let Some((server, mut socket)) = http2(stack, KeepAliveLayer::default()).await else {

@@ -130,8 +130,12 @@ impl<Io: Socket> Hook<Io> for Place {
         }
         self.unless_reset(io)?;
         let flushed = Pin::new(io).poll_flush(cx);
-        if flushed.is_pending() {
-            return self.poll_give_up(cx).map(Err);
+        // A layer inside that waits for what the client has not taken asks so.
+        let shut = self.turned.as_ref().is_some_and(|turned| turned.shut);
+        if flushed.is_pending() || shut {
+            if let Poll::Ready(over) = self.poll_give_up(cx) {
+                return Poll::Ready(Err(over));
+            }
         }
         flushed
     }

@@ -74,7 +74,7 @@ impl<S> Accept<S> {
 /// ```
 pub type Accepted<Io, S> = Connection<ConnectionIo<Io>, ConnectionService<S>>;
 
-fn accepted<Io, S>(
+fn accepted<Io: Socket, S>(
     io: Io,
     service: S,
     handle: ConnectionHandle,
@@ -179,6 +179,7 @@ pin_project_lite::pin_project! {
 
 impl<Io, F, S, E> Future for AcceptMakeFuture<Io, F>
 where
+    Io: Socket,
     F: Future<Output = Result<S, E>>,
 {
     type Output = Result<Accepted<Io, S>, E>;

@@ -82,6 +82,10 @@ pub trait Hook<Io: Socket>: Send + Unpin + 'static {
         Pin::new(io).poll_shutdown(cx)
     }
 
+    /// The socket is about to be dropped, and so closed, perhaps without having been shut down. Not called where the
+    /// two were taken apart.
+    fn before_close(&mut self, _io: &Io) {}
+
     /// The streams of HTTP/2, if this is the hook that follows them; see [`Socket::streams`].
     fn streams(&self) -> Option<&Streams> {
         None
@@ -129,66 +133,105 @@ pub fn poll_write_slices<Io: AsyncWrite + Unpin>(
 /// let io = Hooked::new(server, Permit);
 /// let (_socket, _permit) = io.into_parts();
 /// ```
-#[derive(Debug)]
 pub struct Hooked<Io, H> {
-    io: Io,
-    hook: H,
+    // A tuple, of which the first is dropped first; `None` once it was taken apart.
+    parts: Option<(Io, H)>,
+    // Known when it is made, as a destructor has no bounds of its own.
+    before_close: fn(&mut H, &Io),
 }
 
 impl<Io, H> Hooked<Io, H> {
     /// Puts `hook` on `io`.
-    pub fn new(io: Io, hook: H) -> Self {
-        Self { io, hook }
+    pub fn new(io: Io, hook: H) -> Self
+    where
+        Io: Socket,
+        H: Hook<Io>,
+    {
+        Self {
+            parts: Some((io, hook)),
+            before_close: H::before_close,
+        }
     }
 
     /// The socket.
     pub fn io(&self) -> &Io {
-        &self.io
+        &self.parts().0
     }
 
     /// The hook.
     pub fn hook(&self) -> &H {
-        &self.hook
+        &self.parts().1
     }
 
     /// The socket and the hook.
-    pub fn into_parts(self) -> (Io, H) {
-        (self.io, self.hook)
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "they are there until this takes them"
+    )]
+    pub fn into_parts(mut self) -> (Io, H) {
+        self.parts.take().expect("it is taken apart once")
+    }
+
+    fn parts(&self) -> &(Io, H) {
+        self.parts.as_ref().expect("taking it apart consumes it")
+    }
+
+    fn parts_mut(&mut self) -> &mut (Io, H) {
+        self.parts.as_mut().expect("taking it apart consumes it")
+    }
+}
+
+impl<Io, H> Drop for Hooked<Io, H> {
+    fn drop(&mut self) {
+        if let Some((io, hook)) = &mut self.parts {
+            (self.before_close)(hook, io);
+        }
+    }
+}
+
+impl<Io: fmt::Debug, H: fmt::Debug> fmt::Debug for Hooked<Io, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooked")
+            .field("io", self.io())
+            .field("hook", self.hook())
+            .finish()
     }
 }
 
 impl<Io: Socket, H: Hook<Io>> Socket for Hooked<Io, H> {
     fn peer(&self) -> Address {
-        self.io.peer()
+        self.io().peer()
     }
 
     fn local(&self) -> Address {
-        self.io.local()
+        self.io().local()
     }
 
     fn reset_on_close(&self) -> io::Result<()> {
-        self.io.reset_on_close()
+        self.io().reset_on_close()
     }
 
     fn set_nodelay(&self) -> io::Result<()> {
-        self.io.set_nodelay()
+        self.io().set_nodelay()
     }
 
     fn unacked(&self) -> io::Result<usize> {
-        self.io.unacked()
+        self.io().unacked()
     }
 
     fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {
-        self.io.set_unsent_limit(bytes)
+        self.io().set_unsent_limit(bytes)
     }
 
     fn streams(&self) -> Option<&Streams> {
-        self.hook.streams().or_else(|| self.io.streams())
+        let (io, hook) = self.parts();
+        hook.streams().or_else(|| io.streams())
     }
 
     fn into_innermost(self: Box<Self>, held: &mut Held) -> Box<dyn Any + Send> {
-        held.push(self.hook);
-        Box::new(self.io).into_innermost(held)
+        let (io, hook) = self.into_parts();
+        held.push(hook);
+        Box::new(io).into_innermost(held)
     }
 }
 
@@ -198,8 +241,8 @@ impl<Io: Socket, H: Hook<Io>> AsyncRead for Hooked<Io, H> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let me = self.get_mut();
-        me.hook.poll_read(&mut me.io, cx, buf)
+        let (io, hook) = self.get_mut().parts_mut();
+        hook.poll_read(io, cx, buf)
     }
 }
 
@@ -213,13 +256,13 @@ impl<Io: Socket, H: Hook<Io>> AsyncWrite for Hooked<Io, H> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let me = self.get_mut();
-        me.hook.poll_flush(&mut me.io, cx)
+        let (io, hook) = self.get_mut().parts_mut();
+        hook.poll_flush(io, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let me = self.get_mut();
-        me.hook.poll_shutdown(&mut me.io, cx)
+        let (io, hook) = self.get_mut().parts_mut();
+        hook.poll_shutdown(io, cx)
     }
 
     fn poll_write_vectored(
@@ -227,12 +270,12 @@ impl<Io: Socket, H: Hook<Io>> AsyncWrite for Hooked<Io, H> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let me = self.get_mut();
-        me.hook.poll_write(&mut me.io, cx, bufs)
+        let (io, hook) = self.get_mut().parts_mut();
+        hook.poll_write(io, cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.io().is_write_vectored()
     }
 }
 

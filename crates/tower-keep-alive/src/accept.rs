@@ -71,6 +71,7 @@ pin_project_lite::pin_project! {
 impl<F, I, S, E> Future for KeepAliveFuture<F>
 where
     F: Future<Output = Result<Connection<I, S>, E>>,
+    I: Socket,
 {
     type Output = Result<Connection<KeepAliveIo<I>, KeepAliveService<S>>, E>;
 

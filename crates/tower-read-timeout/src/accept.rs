@@ -72,6 +72,7 @@ impl<F, I, S, E> Future for ReadTimeoutFuture<F>
 where
     F: Future<Output = Result<Connection<I, S>, E>>,
     E: Into<BoxError>,
+    I: Socket,
 {
     type Output = Result<Connection<ReadTimeoutIo<I>, ReadTimeoutService<S>>, BoxError>;
 

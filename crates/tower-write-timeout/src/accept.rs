@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tower_connection::{Address, Connection, ConnectionHandle, Hooked, Socket};
+use tower_connection::{Connection, ConnectionHandle, Hooked, Socket};
 use tower_service::Service;
 use tracing::info;
 
@@ -36,14 +36,24 @@ impl Shared {
     /// Says whom was given up, and why.
     pub(crate) fn tell(
         &self,
-        peer: &Address,
+        io: &impl Socket,
         stream: Option<u32>,
         why: Why,
-        waited: Duration,
-        taken: u64,
+        (owed_for, nothing_for, taken): (Duration, Duration, u64),
     ) {
-        let connection = self.handle.get().map(|handle| handle.id().to_string());
-        info!(%peer, connection, stream, %why, ?waited, taken, "gave up a client that does not take its response");
+        let handle = self.handle.get();
+        let connection = handle.map(|handle| handle.id().to_string());
+        // Of a connection behind a PROXY protocol, the handle knows the client.
+        let peer = handle.map_or_else(|| io.peer(), |handle| handle.peer().clone());
+        let held = io.unacked().ok();
+        info!(
+            %peer, connection, stream, %why, ?owed_for, ?nothing_for, taken, held,
+            "gave up a client that does not take its response"
+        );
+    }
+
+    pub(crate) fn is_upgraded(&self) -> bool {
+        self.handle.get().is_some_and(ConnectionHandle::is_upgraded)
     }
 }
 
@@ -98,6 +108,7 @@ pin_project_lite::pin_project! {
 impl<F, I, S, E> Future for WriteTimeoutFuture<F>
 where
     F: Future<Output = Result<Connection<I, S>, E>>,
+    I: Socket,
 {
     type Output = Result<Connection<WriteTimeoutIo<I>, S>, E>;
 

@@ -2,7 +2,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -34,21 +34,38 @@ const TAIL: u64 = 16 * 1024;
 /// How long after a connection's end is first looked whether its client has taken the rest: a round trip.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 
+/// A FIN that was not acknowledged: nothing that is worth waiting for.
+const FIN: u64 = 1;
+
+/// After so many looks without another write, nobody is writing any more.
+const FORSAKEN: u8 = 3;
+
 /// The hook of a [`WriteTimeoutSocket`].
 #[derive(Debug)]
 pub struct Owing {
     shared: Arc<Shared>,
     pace: Pace,
     written: u64,
-    /// The socket has not taken what was last written to it.
-    stuck: bool,
-    shut: bool,
+    /// The socket has not taken what was last written to it; for so many looks since.
+    stuck: Option<u8>,
+    end: End,
     given_up: bool,
     /// There is one while the client is owed something.
     watch: Option<Watch>,
     // Two, because reads and writes of an upgraded connection may be awaited by two tasks.
     reader: Deadline,
     writer: Deadline,
+    /// A reader of an upgraded connection that waits for no timer yet.
+    parked: Option<Waker>,
+}
+
+/// How far the connection has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    None,
+    /// Its end was said, and the client has not taken all before it.
+    Said,
+    Taken,
 }
 
 /// Who waits.
@@ -64,19 +81,21 @@ impl Owing {
             shared,
             pace: Pace::default(),
             written: 0,
-            stuck: false,
-            shut: false,
+            stuck: None,
+            end: End::None,
             given_up: false,
             watch: None,
             reader: Deadline::default(),
             writer: Deadline::default(),
+            parked: None,
         }
     }
 
     /// Whether the client may be owed more than nobody looks after.
     fn may_owe(&self) -> bool {
         let asks = !self.shared.terms.ask_nothing();
-        asks && (self.stuck || self.shut || self.written - self.pace.taken() > TAIL)
+        let tail = self.written - self.pace.taken() > TAIL && self.end != End::Taken;
+        asks && (self.stuck.is_some() || self.end == End::Said || tail)
     }
 
     /// Ready when the client has had its time. Pending if it is owed something, and then looks again.
@@ -108,39 +127,52 @@ impl Owing {
     /// Looks what the client has taken, and returns why it is given up if it is.
     fn look(&mut self, io: &impl Socket) -> Option<Why> {
         let now = Instant::now();
-        let terms = &self.shared.terms;
-        if let Some(late) = self.watch.as_ref().and_then(|watch| watch.late(now)) {
-            self.pace.forgive(late);
-        }
+        self.forgive(now);
         let (held, owed) = match io.unacked() {
             Ok(held) => {
                 let held = held as u64;
-                let free = if self.stuck || self.shut { 0 } else { TAIL };
+                let free = match self.end {
+                    End::None if self.stuck.is_some() => 0,
+                    End::None => TAIL,
+                    End::Said | End::Taken => FIN,
+                };
                 (held, held > free)
             }
             // Nobody knows what became of what the socket took.
-            Err(_) => (0, self.stuck),
+            Err(_) => (0, self.stuck.is_some_and(|looks| looks < FORSAKEN)),
         };
-        let taken = self.written.saturating_sub(held);
-        self.pace.look(terms, now, taken, owed);
-        if !owed {
+        self.stuck = self.stuck.map(|looks| looks.saturating_add(1));
+        let terms = &self.shared.terms;
+        self.pace
+            .look(terms, now, self.written.saturating_sub(held), owed);
+        let Some((until, why)) = self.pace.until(terms) else {
             // ## Owing => Quick
             self.watch = None;
+            if self.end == End::Said {
+                self.end = End::Taken;
+            }
             return None;
-        }
-        let over = self.pace.over(terms, now);
-        let until = self.pace.until(terms).map(|(at, _)| at);
+        };
         if let Some(watch) = &mut self.watch {
-            watch.again(now, until);
+            watch.again(now, Some(until));
         } else {
             // ## Quick => Owing
             let mut looks = terms.looks();
-            if self.shut {
+            if self.end == End::Said {
                 looks = looks.soon(FIRST_LOOK);
             }
             self.watch = Some(Watch::begin(now, looks));
+            if let Some(reader) = self.parked.take() {
+                reader.wake();
+            }
         }
-        over
+        (until <= now).then_some(why)
+    }
+
+    fn forgive(&mut self, now: Instant) {
+        if let Some(watch) = &self.watch {
+            self.pace.forgive(watch.late(now));
+        }
     }
 
     /// With a reset: what the kernel holds would stay for minutes if this were an orderly end.
@@ -148,10 +180,10 @@ impl Owing {
         // ## Owing => GivenUp
         self.given_up = true;
         self.watch = None;
+        let owing = self.pace.owing(Instant::now());
+        self.shared.tell(io, None, why, owing);
         // A socket without a reset is closed by the error below just the same.
         let _ = io.reset_on_close();
-        let (waited, taken) = self.pace.owing(Instant::now());
-        self.shared.tell(&io.peer(), None, why, waited, taken);
         if let Some(handle) = self.shared.handle.get() {
             handle.abort();
         }
@@ -176,7 +208,13 @@ impl<Io: Socket> Hook<Io> for Owing {
         self.unless_given_up()?;
         let read = Pin::new(&mut *io).poll_read(cx, buf);
         if read.is_pending() {
-            return self.poll_over(io, cx, Side::Reader).map(Err);
+            if let Poll::Ready(over) = self.poll_over(io, cx, Side::Reader) {
+                return Poll::Ready(Err(over));
+            }
+            // Of HTTP, the task that reads is the one that writes.
+            if self.watch.is_none() && self.shared.is_upgraded() {
+                self.parked = Some(cx.waker().clone());
+            }
         }
         read
     }
@@ -189,11 +227,15 @@ impl<Io: Socket> Hook<Io> for Owing {
     ) -> Poll<io::Result<usize>> {
         self.unless_given_up()?;
         let written = poll_write_slices(io, cx, bufs);
-        self.stuck = written.is_pending();
+        self.stuck = written.is_pending().then_some(0);
         match written {
             Poll::Ready(Ok(n)) => self.written += n as u64,
             Poll::Ready(Err(_)) => {}
             Poll::Pending => return self.poll_over(io, cx, Side::Writer).map(Err),
+        }
+        // Nothing says that somebody flushes there.
+        if self.parked.is_some() && self.watch.is_none() && self.may_owe() {
+            self.look(io);
         }
         written
     }
@@ -201,7 +243,7 @@ impl<Io: Socket> Hook<Io> for Owing {
     fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.unless_given_up()?;
         let flushed = Pin::new(&mut *io).poll_flush(cx);
-        self.stuck = flushed.is_pending();
+        self.stuck = flushed.is_pending().then_some(0);
         // Also if the kernel has taken all of it. hyper waits for a read that it began while the handler ran, and
         // reads no more (1.12, `proto/h1/conn.rs`).
         if let Poll::Ready(over) = self.poll_over(io, cx, Side::Writer) {
@@ -214,16 +256,31 @@ impl<Io: Socket> Hook<Io> for Owing {
     /// kernel's, which keeps it for minutes.
     fn poll_shutdown(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.unless_given_up()?;
-        if !self.shut {
-            ready!(Pin::new(&mut *io).poll_shutdown(cx))?;
-            self.shut = true;
-            self.stuck = false;
+        if self.end == End::None {
+            if Pin::new(&mut *io).poll_shutdown(cx)?.is_pending() {
+                return self.poll_over(io, cx, Side::Writer).map(Err);
+            }
+            self.end = End::Said;
+            self.stuck = None;
+            self.forgive(Instant::now());
             self.watch = None; // and looks at once
         }
-        match self.poll_over(io, cx, Side::Writer) {
-            Poll::Ready(over) => Poll::Ready(Err(over)),
-            Poll::Pending if self.watch.is_some() => Poll::Pending,
-            Poll::Pending => Poll::Ready(Ok(())),
+        if let Poll::Ready(over) = self.poll_over(io, cx, Side::Writer) {
+            return Poll::Ready(Err(over));
+        }
+        if self.watch.is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        // A layer outside may have less time than that.
+        let _ = Pin::new(io).poll_flush(cx)?;
+        Poll::Pending
+    }
+
+    /// A response that was cut, by an error of the service or a client that has gone, looks whole to the kernel.
+    fn before_close(&mut self, io: &Io) {
+        let cut = self.end == End::None && !self.given_up && !self.shared.is_upgraded();
+        if cut && self.may_owe() && io.unacked().is_ok_and(|held| held as u64 > TAIL) {
+            let _ = io.reset_on_close();
         }
     }
 }

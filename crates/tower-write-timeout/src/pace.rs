@@ -31,16 +31,20 @@ impl Terms {
 
     /// How often to look: a client that stops is given up no later than an eighth after its time.
     pub(crate) fn looks(&self) -> Looks {
-        let by_rate = (self.rate > 0).then_some(self.grace);
+        let by_rate = (self.rate > 0 && !self.grace.is_zero()).then_some(self.grace);
         let least = [self.timeout, by_rate, self.ceiling];
-        let least = least.into_iter().flatten().min().unwrap_or(FOREVER);
-        let seldom = (least / 8).max(Duration::from_millis(2));
+        let least = least.into_iter().flatten().min();
+        let seldom = least.map_or(SELDOM, |least| (least / 8).clamp(OFTEN, SELDOM));
         Looks {
             next: seldom / 4,
             seldom,
         }
     }
 }
+
+/// Between two looks there is at least this time, and at most.
+const OFTEN: Duration = Duration::from_millis(10);
+const SELDOM: Duration = Duration::from_secs(60);
 
 /// How long to wait for the next look: ever longer, as most who fall behind are soon done.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +95,8 @@ struct Owed {
     /// When it was last seen to have taken something.
     moved: Instant,
     looked: Instant,
+    /// It had the benefit of a late look since it last moved.
+    forgiven: bool,
     /// What it had taken when it began to owe.
     had: u64,
 }
@@ -131,6 +137,7 @@ impl Pace {
                     since: now,
                     moved: now,
                     looked: now,
+                    forgiven: false,
                     had: taken,
                 });
                 let anew = now + earned.max(terms.grace);
@@ -138,11 +145,17 @@ impl Pace {
             }
             Some(owed) => {
                 let timeout = terms.timeout.unwrap_or(FOREVER);
-                if more > 0 && owed.looked >= owed.since + SETTLING.min(timeout / 4) {
+                let settling = owed.looked < owed.since + SETTLING.min(timeout / 4);
+                let mut enough_until = self.enough_until.unwrap_or(now) + earned;
+                if more > 0 && !settling {
+                    if !owed.has_moved() {
+                        enough_until = enough_until.max(now + terms.grace);
+                    }
                     owed.moved = now;
+                    owed.forgiven = false;
                 }
                 owed.looked = now;
-                self.enough_until.unwrap_or(now) + earned
+                enough_until
             }
         };
         let most = terms.timeout.unwrap_or(FOREVER).max(terms.grace);
@@ -155,9 +168,14 @@ impl Pace {
         self.look(terms, now, self.taken, true);
     }
 
-    /// Nobody looked for so long, which is not the client's fault.
+    /// Nobody looked for so long, which is not the client's fault. But the kernel went on offering it what it owes: so
+    /// it is forgiven once, until it takes something.
     pub(crate) fn forgive(&mut self, late: Duration) {
-        if let Some(owed) = &mut self.owed {
+        if late.is_zero() {
+            return;
+        }
+        if let Some(owed) = self.owed.as_mut().filter(|owed| !owed.forgiven) {
+            owed.forgiven = true;
             owed.since += late;
             owed.moved += late;
             owed.looked += late;
@@ -177,9 +195,9 @@ impl Pace {
     pub(crate) fn until(&self, terms: &Terms) -> Option<(Instant, Why)> {
         let owed = self.owed.as_ref()?;
         let stopped = terms.timeout.map(|timeout| owed.moved + timeout);
-        // Who takes nothing at all is not slow.
-        let slow = terms.rate > 0 && owed.moved > owed.since;
-        let too_slow = self.enough_until.filter(|_| slow);
+        // Who takes nothing at all is not slow: the timeout is for that, if there is one.
+        let slow = owed.has_moved() || terms.timeout.is_none();
+        let too_slow = self.enough_until.filter(|_| terms.rate > 0 && slow);
         let too_long = terms.ceiling.map(|ceiling| owed.since + ceiling);
         [
             stopped.map(|at| (at, Why::Stopped)),
@@ -197,12 +215,20 @@ impl Pace {
         (at <= now).then_some(why)
     }
 
-    /// Since when it has owed, and how much it has taken since.
-    pub(crate) fn owing(&self, now: Instant) -> (Duration, u64) {
+    /// For how long it has owed, for how long it has taken nothing, and how much it has taken since it owes.
+    pub(crate) fn owing(&self, now: Instant) -> (Duration, Duration, u64) {
         let owed = self.owed.as_ref();
-        owed.map_or((Duration::ZERO, 0), |owed| {
-            (now - owed.since, self.taken - owed.had)
+        owed.map_or_else(Default::default, |owed| {
+            let taken = self.taken.saturating_sub(owed.had);
+            (now - owed.since, now - owed.moved, taken)
         })
+    }
+}
+
+impl Owed {
+    /// Whether it was seen to take something.
+    fn has_moved(&self) -> bool {
+        self.moved > self.since
     }
 }
 
@@ -281,9 +307,9 @@ mod tests {
         // WRITE-3
         let (at, why) = reader(terms(), 0, 100, S).expect("it is given up");
         assert_eq!(why, Why::TooSlow);
-        assert!((7 * S..9 * S).contains(&at), "{at:?}");
+        assert!((9 * S..10 * S).contains(&at), "{at:?}");
         let (at, _) = reader(terms(), 0, 1, S).expect("it is given up");
-        assert!((5 * S..6 * S).contains(&at), "{at:?}");
+        assert!((5 * S..7 * S).contains(&at), "{at:?}");
         // What it took at first counts for later, but no longer than the timeout.
         let (at, _) = reader(terms(), 2_400, 100, S).expect("it is given up");
         assert!((16 * S..19 * S).contains(&at), "{at:?}");
@@ -348,6 +374,61 @@ mod tests {
         pace.forgive(60 * S);
         assert_eq!(pace.over(&terms, now + 90 * S - MS), None);
         assert!(pace.over(&terms, now + 90 * S).is_some());
+    }
+
+    #[test]
+    fn it_is_forgiven_once_until_it_takes_something() {
+        // WRITE-5
+        let terms = Terms { rate: 0, ..terms() };
+        let start = Instant::now();
+        let mut pace = Pace::default();
+        pace.look(&terms, start, 1_000_000, true);
+        for _ in 0..10 {
+            pace.forgive(10 * S);
+        }
+        assert!(pace.over(&terms, start + 40 * S).is_some());
+        pace.look(&terms, start + 39 * S, 1_000_001, true);
+        pace.look(&terms, start + 39 * S + MS, 1_001_001, true);
+        pace.forgive(10 * S);
+        assert_eq!(pace.over(&terms, start + 79 * S), None);
+    }
+
+    #[test]
+    fn without_a_timeout_the_rate_is_for_who_takes_nothing_as_well() {
+        let terms = Terms {
+            timeout: None,
+            ..terms()
+        };
+        assert_eq!(reader(terms, 0, 0, S), Some((5 * S, Why::TooSlow)));
+        assert_eq!(reader(terms, 2_400, 0, S), Some((10 * S, Why::TooSlow)));
+    }
+
+    #[test]
+    fn who_takes_its_first_bytes_late_has_its_grace_from_then() {
+        // WRITE-3
+        let terms = terms();
+        let start = Instant::now();
+        let mut pace = Pace::default();
+        pace.look(&terms, start, 0, true);
+        pace.look(&terms, start + 19 * S, 0, true);
+        pace.look(&terms, start + 20 * S, 1, true);
+        assert_eq!(pace.over(&terms, start + 25 * S - MS), None);
+        assert_eq!(pace.over(&terms, start + 25 * S), Some(Why::TooSlow));
+    }
+
+    #[test]
+    fn nobody_is_looked_at_all_the_time() {
+        let busy = Terms {
+            timeout: Some(MS),
+            grace: Duration::ZERO,
+            ..terms()
+        };
+        assert_eq!(busy.looks().seldom(), 10 * MS);
+        let by_rate = Terms {
+            timeout: None,
+            ..busy
+        };
+        assert_eq!(by_rate.looks().seldom(), 60 * S);
     }
 
     #[test]

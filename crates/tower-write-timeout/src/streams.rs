@@ -96,7 +96,10 @@ impl Starving {
     /// Returns the streams that are over, and whether that is as good as all that there are.
     fn follow(&mut self, io: &impl Socket, now: Instant) -> (Vec<(Stream, Why)>, bool) {
         let terms = &self.shared.terms;
-        let late = self.watch.as_ref().and_then(|watch| watch.late(now));
+        let late = self
+            .watch
+            .as_ref()
+            .map_or(Duration::ZERO, |watch| watch.late(now));
         let by_next_look = now + terms.looks().seldom();
         let mut known = std::mem::take(&mut self.paces).into_iter().peekable();
         let (mut over, mut starved) = (Vec::new(), true);
@@ -108,7 +111,7 @@ impl Starving {
                 continue;
             }
             let (_, mut pace) = pace.unwrap_or_default();
-            pace.forgive(late.unwrap_or_default());
+            pace.forgive(late);
             pace.look(terms, now, stream.sent, stream.shut.is_some());
             if let Some(why) = pace.over(terms, now) {
                 over.push((stream, why));
@@ -140,10 +143,10 @@ impl Starving {
 
     /// ## Shut => Ending
     fn end(&mut self, io: &impl Socket, now: Instant, stream: Stream, why: Why) {
-        let owing = self.pace(stream.id).map(|pace| pace.owing(now));
-        let (waited, taken) = owing.unwrap_or((Duration::ZERO, 0));
         let id = stream.id;
-        self.shared.tell(&io.peer(), Some(id), why, waited, taken);
+        let owing = self.pace(id).map(|pace| pace.owing(now));
+        self.shared
+            .tell(io, Some(id), why, owing.unwrap_or_default());
         self.paces.retain(|(other, _)| *other != id);
         self.endings.begin(id, now);
     }

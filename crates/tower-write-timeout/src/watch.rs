@@ -32,10 +32,10 @@ impl Watch {
         timer.poll(cx)
     }
 
-    /// How long nobody looked who should have.
-    pub(crate) fn late(&self, now: Instant) -> Option<Duration> {
+    /// How long nobody looked who should have; zero if that is not worth a word.
+    pub(crate) fn late(&self, now: Instant) -> Duration {
         let late = now.saturating_duration_since(self.at);
-        (late >= LATE).then_some(late)
+        if late < LATE { Duration::ZERO } else { late }
     }
 
     /// Looks again in a while, and at `until` at the latest.

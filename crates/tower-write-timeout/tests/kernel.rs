@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::advance,
@@ -28,9 +28,17 @@ const MS: Duration = Duration::from_millis(1);
 struct Kernel(Arc<Mutex<Inside>>);
 
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what a test wants to know or to say"
+)]
 struct Inside {
     /// How much more it takes.
     room: usize,
+    /// Nobody counts what it holds.
+    uncounted: bool,
+    /// A layer outside has no more time.
+    spent: bool,
     held: usize,
     looks: usize,
     shut: bool,
@@ -72,6 +80,9 @@ impl AsyncWrite for Kernel {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.with(|inside| inside.spent) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -85,6 +96,9 @@ impl Socket for Kernel {
     fn unacked(&self) -> io::Result<usize> {
         self.with(|inside| {
             inside.looks += 1;
+            if inside.uncounted {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
             Ok(inside.held)
         })
     }
@@ -99,19 +113,43 @@ impl Socket for Kernel {
     }
 }
 
-async fn hello(_: Request<()>) -> Result<Response<()>, Infallible> {
-    Ok(Response::default())
+/// The connection becomes something else.
+async fn upgrade(_: Request<()>) -> Result<Response<()>, Infallible> {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    Ok(response)
 }
 
 /// A connection over a kernel with so much room.
 async fn connect(layer: WriteTimeoutLayer, room: usize) -> (BoxIo, Kernel, ConnectionHandle) {
     let kernel = Kernel::default();
     kernel.with(|inside| inside.room = room);
-    let acceptor = layer.layer(Accept::new(service_fn(hello)));
+    let acceptor = layer.layer(Accept::new(service_fn(upgrade)));
     let Ok(connection) = acceptor.oneshot(kernel.clone()).await;
     let handle = connection.handle().clone();
     let (io, _service) = connection.map_io(BoxIo::new).into_parts();
     (io, kernel, handle)
+}
+
+/// The same, after an upgrade.
+async fn connect_upgraded(room: usize) -> (BoxIo, Kernel, ConnectionHandle) {
+    let kernel = Kernel::default();
+    kernel.with(|inside| inside.room = room);
+    let acceptor = WriteTimeoutLayer::default().layer(Accept::new(service_fn(upgrade)));
+    let Ok(connection) = acceptor.oneshot(kernel.clone()).await;
+    let handle = connection.handle().clone();
+    let (io, service) = connection.map_io(BoxIo::new).into_parts();
+    let Ok(_response) = service.oneshot(Request::new(())).await;
+    assert!(handle.is_upgraded());
+    (io, kernel, handle)
+}
+
+fn flush(io: &mut BoxIo, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    Pin::new(io).poll_flush(cx)
+}
+
+fn shut_down(io: &mut BoxIo, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    Pin::new(io).poll_shutdown(cx)
 }
 
 fn read(io: &mut BoxIo, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -139,7 +177,7 @@ async fn small_responses_cost_neither_a_timer_nor_a_look() {
     for _ in 0..100 {
         connection.enter(|cx, _| {
             assert!(write(&mut io, cx, 150).is_ready());
-            assert!(Pin::new(&mut io).poll_flush(cx).is_ready());
+            assert!(flush(&mut io, cx).is_ready());
             assert_pending!(read(&mut io, cx));
         });
     }
@@ -212,19 +250,19 @@ async fn a_close_waits_for_the_client_and_no_longer_than_its_time() {
         let mut connection = task::spawn(());
         connection.enter(|cx, _| {
             assert!(write(&mut io, cx, 100).is_ready());
-            assert_pending!(Pin::new(&mut io).poll_shutdown(cx));
+            assert_pending!(shut_down(&mut io, cx));
         });
         assert!(kernel.with(|inside| inside.shut), "it says its end first");
         for _ in 0..2_999 {
             advance(10 * MS).await;
-            connection.enter(|cx, _| assert_pending!(Pin::new(&mut io).poll_shutdown(cx)));
+            connection.enter(|cx, _| assert_pending!(shut_down(&mut io, cx)));
         }
         if taken {
             kernel.with(|inside| inside.held = 0);
         }
         advance(10 * MS).await;
         assert!(connection.is_woken());
-        let shut = connection.enter(|cx, _| Pin::new(&mut io).poll_shutdown(cx));
+        let shut = connection.enter(|cx, _| shut_down(&mut io, cx));
         if taken {
             assert!(matches!(shut, Poll::Ready(Ok(()))));
             assert!(!kernel.with(|inside| inside.reset));
@@ -241,7 +279,7 @@ async fn a_close_that_was_taken_waits_for_nothing() {
     connection.enter(|cx, _| {
         assert!(write(&mut io, cx, 100).is_ready());
         kernel.with(|inside| inside.held = 0);
-        assert!(Pin::new(&mut io).poll_shutdown(cx).is_ready());
+        assert!(shut_down(&mut io, cx).is_ready());
     });
 }
 
@@ -308,4 +346,171 @@ async fn what_the_kernel_counts_is_progress_though_the_socket_stays_full() {
         }
         kernel.with(|inside| inside.held -= 64 * 1024);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_only_reads_is_woken_by_what_another_task_writes() {
+    // WRITE-1: of an upgraded connection; the writer does not touch the socket again.
+    for flushes in [true, false] {
+        let (mut io, kernel, handle) = connect_upgraded(usize::MAX).await;
+        let (mut reader, mut writer) = (task::spawn(()), task::spawn(()));
+        reader.enter(|cx, _| assert_pending!(read(&mut io, cx)));
+        writer.enter(|cx, _| {
+            assert!(write(&mut io, cx, 200_000).is_ready());
+            if flushes {
+                assert!(flush(&mut io, cx).is_ready());
+            }
+        });
+        let mut given_up = None;
+        for _ in 0..3_100 {
+            advance(10 * MS).await;
+            if reader.is_woken() {
+                if let polled @ Poll::Ready(_) = reader.enter(|cx, _| read(&mut io, cx)) {
+                    given_up = Some(polled);
+                    break;
+                }
+            }
+        }
+        assert_given_up(given_up.expect("in time"), &kernel, &handle);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_seldom_written_to_is_given_up_all_the_same() {
+    // WRITE-1: it is forgiven once that nobody looked.
+    let (mut io, kernel, handle) = connect_upgraded(usize::MAX).await;
+    let mut writer = task::spawn(());
+    writer.enter(|cx, _| assert!(write(&mut io, cx, 200_000).is_ready()));
+    for _ in 0..12 {
+        let flushed = writer.enter(|cx, _| flush(&mut io, cx));
+        if flushed.is_ready() && matches!(flushed, Poll::Ready(Err(_))) {
+            return assert_given_up(flushed, &kernel, &handle);
+        }
+        advance(10 * S).await;
+        writer.enter(|cx, _| drop(write(&mut io, cx, 10)));
+        advance(30 * MS).await;
+    }
+    panic!("it is never given up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_before_the_end_is_not_charged() {
+    // WRITE-5: all of it was taken while the process was stopped, and then the end is said in one turn.
+    let layer = WriteTimeoutLayer::new(2 * S);
+    let (mut io, kernel, _) = connect(layer, 500_000).await;
+    let mut connection = task::spawn(());
+    connection.enter(|cx, _| {
+        assert!(write(&mut io, cx, 500_000).is_ready());
+        assert_pending!(write(&mut io, cx, 100_000));
+    });
+    advance(5 * S).await;
+    kernel.with(|inside| (inside.room, inside.held) = (usize::MAX, 0));
+    connection.enter(|cx, _| {
+        assert!(write(&mut io, cx, 100_000).is_ready());
+        assert!(flush(&mut io, cx).is_ready());
+        assert_pending!(shut_down(&mut io, cx));
+    });
+    advance(30 * MS).await;
+    connection.enter(|cx, _| assert_pending!(shut_down(&mut io, cx)));
+    kernel.with(|inside| inside.held = 0);
+    while !connection.is_woken() {
+        advance(10 * MS).await;
+    }
+    connection.enter(|cx, _| assert!(matches!(shut_down(&mut io, cx), Poll::Ready(Ok(())))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_is_all_that_is_left_is_not_waited_for() {
+    let (mut io, kernel, _) = connect(WriteTimeoutLayer::default(), usize::MAX).await;
+    let mut connection = task::spawn(());
+    connection.enter(|cx, _| {
+        assert!(write(&mut io, cx, 100).is_ready());
+        kernel.with(|inside| inside.held = 1); // the FIN, of a client that has vanished
+        assert!(shut_down(&mut io, cx).is_ready());
+        // A tunnel reads on.
+        let looks = kernel.with(|inside| inside.looks);
+        assert_pending!(read(&mut io, cx));
+        assert_pending!(read(&mut io, cx));
+        assert_eq!(kernel.with(|inside| inside.looks), looks);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_outside_may_have_less_time_for_the_end() {
+    let (mut io, kernel, _) = connect(WriteTimeoutLayer::default(), usize::MAX).await;
+    let mut connection = task::spawn(());
+    connection.enter(|cx, _| {
+        assert!(write(&mut io, cx, 100).is_ready());
+        assert_pending!(shut_down(&mut io, cx));
+        kernel.with(|inside| inside.spent = true);
+        assert!(matches!(shut_down(&mut io, cx), Poll::Ready(Err(_))));
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_is_cut_leaves_nothing_in_the_kernel() {
+    // WRITE-2: the service failed, or the client has said its end; the HTTP stack drops the socket.
+    let (mut io, kernel, _) = connect(WriteTimeoutLayer::default(), usize::MAX).await;
+    let mut connection = task::spawn(());
+    connection.enter(|cx, _| assert!(write(&mut io, cx, 100_000).is_ready()));
+    drop(io);
+    assert!(kernel.with(|inside| inside.reset));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_whole_or_small_or_not_http_is_the_kernels() {
+    let (mut io, kernel, _) = connect(WriteTimeoutLayer::default(), usize::MAX).await;
+    let mut connection = task::spawn(());
+    connection.enter(|cx, _| assert!(write(&mut io, cx, 10_000).is_ready()));
+    drop(io); // perhaps the answer to a bad request
+    assert!(!kernel.with(|inside| inside.reset));
+
+    let (mut io, kernel, _) = connect(WriteTimeoutLayer::default(), usize::MAX).await;
+    connection.enter(|cx, _| {
+        assert!(write(&mut io, cx, 100_000).is_ready());
+        assert_pending!(shut_down(&mut io, cx));
+    });
+    drop(io);
+    assert!(!kernel.with(|inside| inside.reset));
+
+    let (mut io, kernel, _) = connect_upgraded(usize::MAX).await;
+    connection.enter(|cx, _| assert!(write(&mut io, cx, 100_000).is_ready()));
+    drop(io);
+    assert!(!kernel.with(|inside| inside.reset));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_counts_a_write_that_was_given_up_is_no_debt() {
+    let (mut io, kernel, _) = connect_upgraded(100).await;
+    kernel.with(|inside| inside.uncounted = true);
+    let (mut reader, mut writer) = (task::spawn(()), task::spawn(()));
+    writer.enter(|cx, _| {
+        assert!(write(&mut io, cx, 200).is_ready());
+        assert_pending!(write(&mut io, cx, 100));
+    });
+    drop(writer); // it was a write with a timeout
+    for _ in 0..6_000 {
+        reader.enter(|cx, _| assert_pending!(read(&mut io, cx)));
+        advance(10 * MS).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_counts_a_write_that_waits_is_one() {
+    // WRITE-1
+    let (mut io, kernel, handle) = connect(WriteTimeoutLayer::default(), 100).await;
+    kernel.with(|inside| inside.uncounted = true);
+    let mut connection = task::spawn(());
+    connection.enter(|cx, _| assert!(write(&mut io, cx, 200).is_ready()));
+    for _ in 0..3_001 {
+        let polled = connection.enter(|cx, _| match read(&mut io, cx) {
+            Poll::Pending => write(&mut io, cx, 100).map_ok(|_| ()),
+            read @ Poll::Ready(_) => read,
+        });
+        if polled.is_ready() {
+            return assert_given_up(polled, &kernel, &handle);
+        }
+        advance(10 * MS).await;
+    }
+    panic!("it is never given up");
 }

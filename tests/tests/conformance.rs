@@ -156,6 +156,7 @@ on_every_stack! {
     write_timeout::a_stream_that_is_not_taken_ends_and_no_other
     write_timeout::when_no_stream_is_taken_the_connection_ends
     write_timeout::who_waits_for_another_stream_is_not_blamed
+    write_timeout::who_waits_while_another_takes_all_is_not_blamed
     write_timeout::one_byte_at_a_time_is_not_taking
     write_timeout::a_stream_ends_in_the_midst_of_an_upload
     write_timeout::half_a_frame_does_not_keep_a_stream

@@ -95,6 +95,7 @@ pub struct Streams {
     initial_window: i64,
     /// How many bytes of bodies went over the wire for which the client has not made room again: it has not read them.
     unread: u64,
+    sent: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +157,7 @@ impl Default for Streams {
             window: INITIAL_WINDOW,
             initial_window: INITIAL_WINDOW,
             unread: 0,
+            sent: 0,
         }
     }
 }
@@ -235,6 +237,7 @@ impl Streams {
             served,
             window,
             unread,
+            sent,
             ..
         } = self;
         said.follow(bytes, |frame| match frame.kind {
@@ -249,6 +252,7 @@ impl Streams {
                 if frame.kind == DATA {
                     *window -= i64::from(frame.length);
                     *unread += u64::from(frame.length);
+                    *sent += u64::from(frame.length);
                 }
                 if frame.flags & END_STREAM != 0 {
                     end(open, frame.stream, (false, true));
@@ -259,7 +263,11 @@ impl Streams {
                 *last = (*last).max(frame.stream);
                 end(open, frame.stream, (true, true));
             }
-            GOAWAY => *served = (*served).min(frame.begins_with & ANY_STREAM),
+            GOAWAY => {
+                *served = (*served).min(frame.begins_with & ANY_STREAM);
+                // What crossed with it is ignored, and has no end.
+                open.retain(|open| open.stream <= *served);
+            }
             _ => {}
         });
     }
@@ -286,6 +294,12 @@ impl Streams {
         } else {
             (self.window <= 0).then_some(Window::Connection)
         }
+    }
+
+    /// How many bytes of bodies went over the wire, on all streams.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Whether flow control is all that one of them waits for.

@@ -78,7 +78,9 @@
 //! socket is reset, and nothing of it is left in the kernel, where a mere close would leave a full queue for minutes.
 //! So is an upgraded one (a WebSocket). A *stream* of HTTP/2 ends alone, with `RST_STREAM(CANCEL)`, and its
 //! neighbours go on; when no open stream is taken, the connection ends. Both are told in an event of `tracing` (at
-//! `INFO`): the peer, the connection's id, the stream, why, for how long it has owed, and how much it has taken since.
+//! `INFO`): the peer, the connection's id, the stream, why, for how long it has owed and taken nothing, how much it has
+//! taken since it owes, and how much the kernel still held. A response that is cut by an error of the service or the
+//! client's hang-up is reset as well, if the kernel holds more than 16 KiB of it.
 //!
 //! # How much a slow client can make the server hold
 //!
@@ -103,15 +105,15 @@
 //! client whose kernel has large buffers takes in large steps: a reader of 6 KB/s that has been a fast one may take
 //! nothing for a minute, and is given up after 30 s like one that has stopped, as nothing tells the two apart. An
 //! upgraded socket is timed while somebody reads or writes it; one that its owner drops without shutting it down
-//! is the kernel's. Flow control is all that is known of an HTTP/2 stream: one whose window is used up to the byte
-//! looks the same whether its handler has more to say or not.
+//! is the kernel's. Flow control is all that is known of an HTTP/2 stream: one whose window is used up to the byte (or
+//! was never opened) looks the same whether its handler has more to say or not.
 //!
 //! # What it costs
 //!
 //! Nothing is armed and nobody is asked while responses are small or taken at once: some 260 instructions for a request
-//! of HTTP/1, no allocation. One `ioctl` for every 16 KiB that are written, and one when a connection is closed. A
-//! client that owes costs a timer and about ten looks for each timeout; a thousand that had stalled took 2 % of one
-//! core, with a timeout of 8 s.
+//! of HTTP/1, no allocation. One `ioctl` for every 16 KiB that are written; at the end of a connection one, and a timer
+//! if something is left then, until it was taken. A client that owes costs a timer and about ten looks for each timeout;
+//! a thousand that had stalled took 2 % of one core, with a timeout of 8 s.
 
 mod accept;
 mod ending;

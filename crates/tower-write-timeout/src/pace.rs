@@ -162,10 +162,11 @@ impl Pace {
         self.enough_until = Some(enough_until.min(now + most));
     }
 
-    /// Its time begins anew.
+    /// Its time begins anew, if it runs.
     pub(crate) fn restart(&mut self, terms: &Terms, now: Instant) {
-        self.owed = None;
-        self.look(terms, now, self.taken, true);
+        if self.owed.take().is_some() {
+            self.look(terms, now, self.taken, true);
+        }
     }
 
     /// Nobody looked for so long, which is not the client's fault. But the kernel went on offering it what it owes: so

@@ -208,6 +208,41 @@ pub(crate) async fn who_waits_for_another_stream_is_not_blamed(stack: Stack) {
     assert!(raw::ended(&then, 5) && raw::resets(&then).is_empty());
 }
 
+pub(crate) async fn who_waits_while_another_takes_all_is_not_blamed(stack: Stack) {
+    // WRITE-6: a silent stream beside a download, which uses up each bit of the connection's window at once.
+    let Some((server, mut socket)) = bare(stack, Protocol::Http2).await else {
+        return;
+    };
+    socket.write_all(&raw::PREFACE).await.expect("a new socket");
+    socket
+        .write_all(&raw::get(1, "/endless"))
+        .await
+        .expect("open");
+    socket
+        .write_all(&raw::get(3, "/chunks/10000000"))
+        .await
+        .expect("open");
+    let begun = Instant::now();
+    let mut all = Vec::new();
+    while begun.elapsed() < 100 * S {
+        all.extend(said(&mut socket).await);
+        sleep(S).await;
+        socket
+            .write_all(&raw::window(3, 1_000))
+            .await
+            .expect("open");
+        socket
+            .write_all(&raw::window(0, 1_000))
+            .await
+            .expect("open");
+    }
+    assert_eq!(raw::resets(&all), []);
+    // Now the download is not taken either, and nothing moves any more.
+    sleep(70 * S).await;
+    assert_eq!(server.limit().open(), 0);
+    assert_eq!(server.handlers(), 0);
+}
+
 pub(crate) async fn one_byte_at_a_time_is_not_taking(stack: Stack) {
     // WRITE-6
     let Some((server, mut socket)) = bare(stack, Protocol::Http2).await else {

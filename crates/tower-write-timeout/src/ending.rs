@@ -78,10 +78,12 @@ impl Endings {
     }
 
     /// The HTTP stack hears of them, as soon as the client is between two frames. Returns whether it did.
+    #[inline]
     pub(crate) fn hear(&mut self, io: &impl Socket, buf: &mut ReadBuf<'_>) -> bool {
-        if self.patience.is_none() {
-            return false;
-        }
+        self.patience.is_some() && self.hear_all(io, buf)
+    }
+
+    fn hear_all(&mut self, io: &impl Socket, buf: &mut ReadBuf<'_>) -> bool {
         // In the middle of a frame of ours, nothing of the client's has been read.
         let begun = self
             .streams

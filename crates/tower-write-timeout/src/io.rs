@@ -93,13 +93,26 @@ impl Owing {
 
     /// Whether the client may be owed more than nobody looks after.
     fn may_owe(&self) -> bool {
-        let asks = !self.shared.terms.ask_nothing();
         let tail = self.written - self.pace.taken() > TAIL && self.end != End::Taken;
-        asks && (self.stuck.is_some() || self.end == End::Said || tail)
+        let may = self.stuck.is_some() || self.end == End::Said || tail;
+        may && !self.shared.terms.ask_nothing()
     }
 
     /// Ready when the client has had its time. Pending if it is owed something, and then looks again.
+    #[inline]
     fn poll_over<Io: Socket>(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+        side: Side,
+    ) -> Poll<io::Error> {
+        if self.watch.is_none() && !self.may_owe() {
+            return Poll::Pending;
+        }
+        self.poll_look(io, cx, side)
+    }
+
+    fn poll_look<Io: Socket>(
         &mut self,
         io: &mut Io,
         cx: &mut Context<'_>,
@@ -112,8 +125,6 @@ impl Owing {
                     Side::Writer => &mut self.writer,
                 };
                 ready!(watch.poll(timer, cx));
-            } else if !self.may_owe() {
-                return Poll::Pending;
             }
             if let Some(why) = self.look(io) {
                 return Poll::Ready(self.give_up(io, why));

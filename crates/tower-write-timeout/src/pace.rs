@@ -107,6 +107,8 @@ pub(crate) enum Why {
     Stopped,
     TooSlow,
     TooLong,
+    /// Of HTTP/2: no stream can be ended while it keeps the server in the middle of a frame.
+    MidFrame,
 }
 
 impl fmt::Display for Why {
@@ -115,6 +117,7 @@ impl fmt::Display for Why {
             Self::Stopped => "it took nothing",
             Self::TooSlow => "it took less than the rate",
             Self::TooLong => "it took too long",
+            Self::MidFrame => "it stopped in the middle of a frame",
         })
     }
 }

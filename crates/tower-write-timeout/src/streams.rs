@@ -49,6 +49,8 @@ pub struct Starving {
     /// The HTTP stack has read something, and may yet write what that allows: until then, a window that was opened for
     /// one byte looks open.
     heard: bool,
+    /// So one was not looked at when it was time.
+    skipped: bool,
     endings: Endings,
 }
 
@@ -62,20 +64,26 @@ impl Starving {
             watch: None,
             timer: Deadline::default(),
             heard: false,
+            skipped: false,
             endings: Endings::default(),
         }
     }
 
     /// Ready when the connection is to be ended, as no stream on it is taken any more. Pending if one is shut, and
     /// then looks again.
+    #[inline]
     fn poll_starved<Io: Socket>(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let shut = || io.streams().is_some_and(Streams::has_shut);
+        if self.watch.is_none() && (!shut() || self.shared.terms.ask_nothing()) {
+            return Poll::Pending;
+        }
+        self.poll_look(io, cx)
+    }
+
+    fn poll_look<Io: Socket>(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
             if let Some(watch) = &self.watch {
                 ready!(watch.poll(&mut self.timer, cx));
-            } else if self.shared.terms.ask_nothing()
-                || !io.streams().is_some_and(Streams::has_shut)
-            {
-                return Poll::Pending;
             }
             if self.look(io) {
                 return Poll::Ready(self.give_up(io, cx));
@@ -93,6 +101,9 @@ impl Starving {
         cx: &mut Context<'_>,
     ) -> Poll<io::Error> {
         let before = self.endings.heard_by();
+        if !self.heard && std::mem::take(&mut self.skipped) && self.look(io) {
+            return Poll::Ready(self.give_up(io, cx));
+        }
         if let over @ Poll::Ready(_) = self.poll_starved(io, cx) {
             return over;
         }
@@ -117,7 +128,11 @@ impl Starving {
             self.end_some(io, now);
         }
         self.watch_again(now);
-        self.endings.heard_by().is_some_and(|by| by <= now)
+        let unheard = self.endings.heard_by().is_some_and(|by| by <= now);
+        if unheard {
+            self.shared.tell(io, None, Why::MidFrame, <_>::default());
+        }
+        unheard
     }
 
     /// Sees what was taken of each stream.
@@ -148,6 +163,8 @@ impl Starving {
                 pace.forgive(late);
                 if shut || !self.heard {
                     pace.look(terms, now, stream.sent, shut);
+                } else {
+                    self.skipped = true;
                 }
                 self.paces.push((stream.id, pace));
             }
@@ -158,6 +175,8 @@ impl Starving {
         self.together.forgive(late);
         if waits || !self.heard {
             self.together.look(terms, now, streams.sent(), waits);
+        } else {
+            self.skipped = true;
         }
     }
 

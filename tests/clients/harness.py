@@ -31,7 +31,7 @@ class Playground:
         self.tls, self.stack = tls, stack
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))) if nofile else None
         command = [BINARY, "--stack", stack, *flags] + (["--tls"] if tls else [])
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=(None if os.environ.get("SHOW") else subprocess.DEVNULL),
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                         preexec_fn=limit)
         line = self.process.stdout.readline().decode()
         assert line.startswith("listening on http"), f"first line: {line!r}"

@@ -43,8 +43,14 @@ pub struct Deadline {
     waker: Option<Waker>,
 }
 
-/// How late a deadline is noticed by a process that gets its time.
-const LATE: Duration = Duration::from_millis(50);
+/// A process that gets its time notices a deadline earlier than so long after it.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use tower_connection::LATE;
+/// assert_eq!(LATE, Duration::from_millis(50));
+/// ```
+pub const LATE: Duration = Duration::from_millis(50);
 
 /// Time for the runtime to look at its sockets. (After SIGSTOP, tokio 1.54 may turn its timers first.)
 const SECOND_LOOK: Duration = Duration::from_millis(20);

@@ -124,7 +124,7 @@ pub use crate::{
     body::Guarded,
     connection::Connection,
     connections::{Connections, Registered},
-    deadline::{Deadline, FOREVER},
+    deadline::{Deadline, FOREVER, LATE},
     frames::{Stream, Streams, Window},
     gate::{AcceptGate, Gated, Shut},
     handle::{ConnectionHandle, ConnectionId, End, InFlight, Receiving},

@@ -6,12 +6,9 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tower_connection::Deadline;
+use tower_connection::{Deadline, LATE};
 
 use crate::pace::Looks;
-
-/// How late a look comes in a process that gets its time.
-const LATE: Duration = Duration::from_millis(50);
 
 /// The next look, and how long to wait for the one after it.
 #[derive(Debug)]

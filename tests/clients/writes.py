@@ -287,6 +287,33 @@ def a_stopped_server_blames_no_reader(stack):
         assert received > 20_000_000, received
 
 
+def what_the_kernel_holds_is_bounded(stack):
+    """Of a client that reads nothing, the kernel holds little more than it could not send. WRITE-7"""
+    for tls in (False, True):
+        with Playground(stack, "--write-timeout", "30s", tls=tls) as server:
+            if stack in SPEAK_H1:
+                with server.connect() as sock:
+                    sock.sendall(b"GET /bytes/200000000 HTTP/1.1\r\nhost: l\r\n\r\n")
+                    assert 64 * 1024 < held_at_last(server) < 256 * 1024
+                until("the client before is gone", lambda: nobody(server))
+            if stack in SPEAK_H2:
+                client = open_windows(server)
+                ask(client, "/bytes/200000000")
+                assert 64 * 1024 < held_at_last(server) < 256 * 1024
+                client.socket.close()
+
+
+def held_at_last(server):
+    """What the kernel holds for the only client, when it grows no more."""
+    held = []
+    while len(held) < 5 or held[-5] < held[-1]:
+        time.sleep(0.2)
+        lines = subprocess.run(["ss", "-tanH", f"sport = :{server.port}"], capture_output=True).stdout.decode()
+        held.append(max(int(line.split()[2]) for line in lines.splitlines() if line.startswith("ESTAB")))
+        assert len(held) < 100, held
+    return held[-1]
+
+
 def many_who_take_nothing(stack):
     """Many who read nothing are all given up in time; others are served meanwhile, and memory comes back. WRITE-1"""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -326,4 +353,5 @@ CASES = [
     (a_response_that_is_cut_leaves_nothing, STACKS), (slowhttptest_leaves_nothing, SPEAK_H1), (who_reads_steadily_is_never_cut, STACKS),
     (a_slow_handler_is_not_the_clients_fault, STACKS), (a_stalled_stream_ends_alone, SPEAK_H2),
     (a_web_socket_must_be_read, SPEAK_H1), (a_stopped_server_blames_no_reader, SPEAK_H1), (many_who_take_nothing, STACKS),
+    (what_the_kernel_holds_is_bounded, STACKS),
 ]

@@ -57,6 +57,15 @@ async fn bare(stack: Stack, protocol: Protocol) -> Option<(Server, DuplexStream)
     Some((server, socket))
 }
 
+/// One of HTTP/2, whose client takes nothing of any stream unless it says so.
+async fn with_no_window(stack: Stack) -> Option<(Server, DuplexStream)> {
+    let (server, mut socket) = bare(stack, Protocol::Http2).await?;
+    let no_window = raw::frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let opening = [&raw::PREFACE[..], &no_window].concat();
+    socket.write_all(&opening).await.expect("a new socket");
+    Some((server, socket))
+}
+
 pub(crate) async fn who_takes_nothing_is_given_up(stack: Stack) {
     // WRITE-1, WRITE-2
     let server = start(stack).await;
@@ -246,12 +255,9 @@ pub(crate) async fn who_waits_while_another_takes_all_is_not_blamed(stack: Stack
 pub(crate) async fn one_byte_at_a_time_is_not_taking(stack: Stack) {
     // WRITE-6: neither now and then, nor just when somebody looks.
     for (every, ends) in [(50 * MS, 5 * S..8 * S), (5 * MS, 20 * S..45 * S)] {
-        let Some((server, mut socket)) = bare(stack, Protocol::Http2).await else {
+        let Some((server, mut socket)) = with_no_window(stack).await else {
             return;
         };
-        socket.write_all(&raw::PREFACE).await.expect("a new socket");
-        let no_window = raw::frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
-        socket.write_all(&no_window).await.expect("open");
         let get = raw::get(1, "/bytes/100000");
         socket.write_all(&get).await.expect("open");
         sleep(MS).await;
@@ -268,12 +274,9 @@ pub(crate) async fn one_byte_at_a_time_is_not_taking(stack: Stack) {
 
 pub(crate) async fn a_stream_ends_in_the_midst_of_an_upload(stack: Stack) {
     // WRITE-6: where a frame begins is found also while another comes.
-    let Some((server, mut socket)) = bare(stack, Protocol::Http2).await else {
+    let Some((server, mut socket)) = with_no_window(stack).await else {
         return;
     };
-    socket.write_all(&raw::PREFACE).await.expect("a new socket");
-    let no_window = raw::frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
-    socket.write_all(&no_window).await.expect("open");
     socket
         .write_all(&raw::post(1, "/echo"))
         .await
@@ -313,12 +316,9 @@ pub(crate) async fn a_stream_ends_in_the_midst_of_an_upload(stack: Stack) {
 
 pub(crate) async fn half_a_frame_does_not_keep_a_stream(stack: Stack) {
     // WRITE-6
-    let Some((server, mut socket)) = bare(stack, Protocol::Http2).await else {
+    let Some((server, mut socket)) = with_no_window(stack).await else {
         return;
     };
-    socket.write_all(&raw::PREFACE).await.expect("a new socket");
-    let no_window = raw::frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
-    socket.write_all(&no_window).await.expect("open");
     socket
         .write_all(&raw::get(1, "/sleep/3600000"))
         .await

@@ -25,6 +25,7 @@ use tower_connection::{AcceptGate, ConnectionHandle, Guarded};
 use tower_connection_axum::accept;
 use tower_connection_limit::{ConnectionLimitLayer, Limit};
 use tower_connection_rustls::TlsLayer;
+use tower_drain::Drain;
 use tower_keep_alive::KeepAliveLayer;
 use tower_read_timeout::ReadTimeoutLayer;
 use tower_write_timeout::WriteTimeoutLayer;
@@ -42,6 +43,7 @@ const PIPE: usize = 64 * 1024;
 pub struct Server {
     stack: Stack,
     pipes: mpsc::UnboundedSender<DuplexStream>,
+    drain: Drain,
     limit: Limit,
     gate: AcceptGate,
     handlers: Handlers,
@@ -54,6 +56,7 @@ pub struct Server {
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Layers {
+    pub drain: Drain,
     pub limit: ConnectionLimitLayer,
     pub keep_alive: KeepAliveLayer,
     pub read_timeout: ReadTimeoutLayer,
@@ -64,6 +67,7 @@ pub struct Layers {
 impl Default for Layers {
     fn default() -> Self {
         Self {
+            drain: Drain::new(Duration::ZERO),
             limit: ConnectionLimitLayer::new(0),
             keep_alive: KeepAliveLayer::new(Duration::ZERO),
             read_timeout: ReadTimeoutLayer::new(Duration::ZERO).body(Duration::ZERO),
@@ -98,10 +102,12 @@ impl Layers {
         let (sender, receiver) = mpsc::unbounded_channel();
         let pipes = Pipes(receiver);
         let (shutdown, told) = oneshot::channel();
+        let watch = self.drain.watch();
         let told = async {
             // A server that is dropped is not told, and ends with its runtime.
-            if told.await.is_err() {
-                future::pending::<()>().await;
+            tokio::select! {
+                Ok(()) = told => {}
+                () = watch.ended() => {}
             }
         };
         let handlers = Handlers::default();
@@ -114,6 +120,7 @@ impl Layers {
             _ => router(handlers.clone()),
         };
         let Self {
+            drain,
             limit,
             keep_alive,
             read_timeout,
@@ -124,6 +131,7 @@ impl Layers {
         let tls = stack.is_tls().then(|| Tls::new(stack.protocol()));
         let running = if let Some(tls) = &tls {
             let acceptor = ServiceBuilder::new()
+                .layer(drain.layer())
                 .layer(gate.clone())
                 .layer(limit)
                 .layer(keep_alive)
@@ -135,6 +143,7 @@ impl Layers {
             tokio::spawn(stack.serve(pipes, acceptor, told))
         } else {
             let acceptor = ServiceBuilder::new()
+                .layer(drain.layer())
                 .layer(gate.clone())
                 .layer(limit)
                 .layer(keep_alive)
@@ -147,6 +156,7 @@ impl Layers {
         Server {
             stack,
             pipes: sender,
+            drain,
             limit: counts,
             gate,
             handlers,
@@ -161,6 +171,11 @@ impl Server {
     /// The limit that it runs behind.
     pub fn limit(&self) -> &Limit {
         &self.limit
+    }
+
+    /// What ends it.
+    pub fn drain(&self) -> &Drain {
+        &self.drain
     }
 
     /// The gate in front of it.

@@ -8,6 +8,7 @@ use tower::Service;
 use tower_connection::{Connection, ConnectionService, Socket};
 use tower_connection_axum::{Accepting, FromAcceptor};
 use tower_connection_hyper::serve;
+use tower_drain::DrainService;
 use tower_keep_alive::KeepAliveService;
 use tower_read_timeout::ReadTimeoutService;
 
@@ -16,7 +17,7 @@ use crate::server::Pipes;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The service of each connection, under the layers that scenarios are about.
-type Served = KeepAliveService<ReadTimeoutService<ConnectionService<Router>>>;
+type Served = DrainService<KeepAliveService<ReadTimeoutService<ConnectionService<Router>>>>;
 
 /// What serves, what it speaks, and whether inside TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

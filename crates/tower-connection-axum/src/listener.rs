@@ -1,17 +1,18 @@
 use std::{
     any::Any,
+    collections::VecDeque,
     error::Error,
     fmt,
-    future::{Future, poll_fn},
+    future::{self, Future, poll_fn},
     io,
     pin::pin,
     sync::{Mutex, PoisonError},
-    task::{Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use axum::serve::Listener;
-use tokio::task::JoinSet;
-use tower_connection::{BoxIo, Connection, Hook, Hooked, Socket};
+use tokio::{net::TcpListener, task::JoinSet};
+use tower_connection::{Backlog, BoxIo, Closed, Connection, Hook, Hooked, Socket};
 use tower_service::Service;
 use tracing::debug;
 
@@ -25,11 +26,14 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// making (TLS handshakes) run side by side, each in a task; the readiness of the acceptor bounds their
 /// number. `TCP_NODELAY` is set on accepted TCP sockets.
 ///
+/// When the acceptor is [`Closed`] (by a drain in its layers), the listener is closed, after who waits in its backlog
+/// was accepted. `axum::serve` goes on with what is open, and never learns of it.
+///
 /// Give it to `axum::serve` together with [`FromAcceptor`](crate::FromAcceptor).
 ///
 /// # Panics
 ///
-/// If the acceptor fails while it becomes ready: `axum::serve` has no way to end with an error.
+/// If the acceptor fails (otherwise than being [`Closed`]) while it becomes ready: `axum::serve` has no way to end with an error.
 ///
 /// # Examples
 ///
@@ -48,7 +52,10 @@ pub struct Accepting<L, A>
 where
     L: Listener,
 {
-    listener: L,
+    // None once the acceptor has ended it.
+    listener: Option<L>,
+    // Who was in its backlog then.
+    waiting: VecDeque<(L::Io, L::Addr)>,
     acceptor: A,
     // Connections in the making that did not finish at once.
     making: JoinSet<Option<(Io, L::Addr)>>,
@@ -58,7 +65,8 @@ impl<L: Listener, A> Accepting<L, A> {
     /// Accepts from `listener` through `acceptor`.
     pub fn new(listener: L, acceptor: A) -> Self {
         Self {
-            listener,
+            listener: Some(listener),
+            waiting: VecDeque::new(),
             acceptor,
             making: JoinSet::new(),
         }
@@ -96,30 +104,19 @@ where
     async fn accept(&mut self) -> (Io, L::Addr) {
         let Self {
             listener,
+            waiting,
             acceptor,
             making,
         } = self;
         loop {
             // Cancelling this between two turns loses nothing: a socket that was accepted is in
-            // `making` or on its way out.
+            // `making`, or in `waiting`, or on its way out.
             let (io, address) = tokio::select! {
                 Some(made) = making.join_next() => match made {
                     Ok(Some(made)) => return made,
                     Ok(None) | Err(_) => continue,
                 },
-                accepted = async {
-                    let mut accepted = pin!(listener.accept());
-                    // The listener is polled right after the acceptor said yes, in the same turn: while
-                    // it is not ready (any more), nobody is accepted.
-                    poll_fn(|cx| {
-                        if let Err(error) = ready!(acceptor.poll_ready(cx)) {
-                            let error: BoxError = error.into();
-                            panic!("the acceptor failed: {error}");
-                        }
-                        accepted.as_mut().poll(cx)
-                    })
-                    .await
-                } => accepted,
+                accepted = next(listener, waiting, acceptor) => accepted,
             };
             // The peer may be gone already, which hyper will find out.
             let _ = io.set_nodelay();
@@ -140,8 +137,77 @@ where
     }
 
     fn local_addr(&self) -> io::Result<L::Addr> {
-        self.listener.local_addr()
+        match &self.listener {
+            Some(listener) => listener.local_addr(),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
+}
+
+/// The next socket for an acceptor that is ready for it, for as long as it is not closed.
+async fn next<L, A>(
+    listener: &mut Option<L>,
+    waiting: &mut VecDeque<(L::Io, L::Addr)>,
+    acceptor: &mut A,
+) -> (L::Io, L::Addr)
+where
+    L: Listener,
+    L::Io: Socket,
+    L::Addr: 'static,
+    A: Service<L::Io>,
+    A::Error: Into<BoxError>,
+{
+    if let Some(listening) = listener {
+        let mut accepted = pin!(listening.accept());
+        // The listener is polled right after the acceptor said yes, in the same turn: while it is not ready
+        // (any more), nobody is accepted.
+        let accepted = poll_fn(|cx| match ready!(acceptor.poll_ready(cx)) {
+            Ok(()) => accepted.as_mut().poll(cx).map(Some),
+            Err(error) => {
+                let error: BoxError = error.into();
+                assert!(Closed::caused(&*error), "the acceptor failed: {error}");
+                Poll::Ready(None)
+            }
+        });
+        if let Some(accepted) = accepted.await {
+            return accepted;
+        }
+    }
+    // Who waits in the backlog would be reset, with the request already sent. No await from here to the end of the
+    // listener, so that nobody comes in between.
+    if let Some(mut listener) = listener.take() {
+        *waiting = take_waiting(&mut listener);
+    }
+    if !waiting.is_empty() && poll_fn(|cx| acceptor.poll_ready(cx)).await.is_err() {
+        waiting.clear();
+    }
+    match waiting.pop_front() {
+        Some(accepted) => accepted,
+        None => future::pending().await,
+    }
+}
+
+/// Who waits in the backlog of `listener`. It may be of any kind, but a TCP one can tell more.
+fn take_waiting<L>(listener: &mut L) -> VecDeque<(L::Io, L::Addr)>
+where
+    L: Listener,
+    L::Io: Socket,
+    L::Addr: 'static,
+{
+    if let Some(listener) = (listener as &dyn Any).downcast_ref::<TcpListener>() {
+        let sockets = Backlog::of(listener).filter_map(|socket| {
+            let address = socket.peer_addr().ok()?; // none is left of a client that is gone
+            let accepted: Box<dyn Any> = Box::new((socket, address));
+            accepted.downcast().ok()
+        });
+        return sockets.map(|accepted| *accepted).collect();
+    }
+    let mut waiting = VecDeque::new();
+    let mut cx = Context::from_waker(Waker::noop());
+    while let Poll::Ready(accepted) = pin!(listener.accept()).poll(&mut cx) {
+        waiting.push_back(accepted);
+    }
+    waiting
 }
 
 fn finish<I, S, E>(made: Result<Connection<I, S>, E>) -> Option<Io>

@@ -1,10 +1,10 @@
 use std::{
     fmt, io,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use tokio::net::{TcpListener, TcpStream};
-use tower_connection::{Address, BoxIo, Socket};
+use tower_connection::{Address, Backlog, BoxIo, Socket};
 
 /// Where sockets come from.
 ///
@@ -41,6 +41,17 @@ pub trait Listener: Send + 'static {
     /// one client, and backs off after any other.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Io>>;
 
+    /// Takes a client out of the backlog, without waiting for one. Asked when nobody else shall come: after `None`
+    /// the listener is dropped.
+    ///
+    /// For TCP it is what a [`Backlog`] yields. By default, what [`poll_accept`](Self::poll_accept) has at once.
+    fn take_waiting(&mut self) -> Option<Self::Io> {
+        match self.poll_accept(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(io)) => Some(io),
+            Poll::Ready(Err(_)) | Poll::Pending => None,
+        }
+    }
+
     /// Where it listens.
     fn local(&self) -> Address {
         Address::Unknown
@@ -53,6 +64,10 @@ impl Listener for TcpListener {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
         let (socket, _) = ready!(TcpListener::poll_accept(self, cx))?;
         Poll::Ready(Ok(socket))
+    }
+
+    fn take_waiting(&mut self) -> Option<TcpStream> {
+        Backlog::of(self).next()
     }
 
     fn local(&self) -> Address {
@@ -90,6 +105,10 @@ impl<L: Listener> Listener for Vec<L> {
         }
         Poll::Pending
     }
+
+    fn take_waiting(&mut self) -> Option<L::Io> {
+        self.iter_mut().find_map(L::take_waiting)
+    }
 }
 
 /// A listener whose type has been forgotten, so that listeners of several kinds fit one `Vec`.
@@ -119,6 +138,10 @@ impl Listener for BoxListener {
         self.0.poll_accept(cx)
     }
 
+    fn take_waiting(&mut self) -> Option<BoxIo> {
+        self.0.take_waiting()
+    }
+
     fn local(&self) -> Address {
         self.0.local()
     }
@@ -137,6 +160,10 @@ impl<L: Listener> Listener for Boxed<L> {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<BoxIo>> {
         self.0.poll_accept(cx).map_ok(BoxIo::new)
+    }
+
+    fn take_waiting(&mut self) -> Option<BoxIo> {
+        self.0.take_waiting().map(BoxIo::new)
     }
 
     fn local(&self) -> Address {

@@ -1,4 +1,5 @@
 use std::{
+    collections::VecDeque,
     error::Error,
     fmt,
     future::{Future, IntoFuture, Pending, pending, poll_fn},
@@ -13,7 +14,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{sync::watch, time::Instant};
-use tower_connection::{Connection, Connections, Socket};
+use tower_connection::{Closed, Connection, Connections, Socket};
 use tower_service::Service;
 use tracing::{debug, warn};
 
@@ -49,6 +50,10 @@ type BoxError = Box<dyn Error + Send + Sync>;
 ///     .await
 /// # }
 /// ```
+///
+/// It ends when [`with_graceful_shutdown`](Serve::with_graceful_shutdown) says so, or when the acceptor is
+/// [`Closed`] (by a drain in its layers): then it closes the listener, after it has accepted who waits in the backlog,
+/// and ends with the last connection.
 ///
 /// # Errors
 ///
@@ -95,11 +100,12 @@ impl<L, A, P, F> Serve<L, A, P, F> {
         }
     }
 
-    /// When `signal` ends: closes the listener, closes each connection after its current work, and ends
-    /// when the last one has. Upgraded connections are not waited for.
+    /// When `signal` ends: accepts who waits in the backlog (as far as the acceptor is ready), closes the listener,
+    /// closes each connection after its current work, and ends when the last one has. Upgraded connections are not
+    /// waited for.
     ///
     /// There is no deadline: a client that never finishes its request, or its TLS handshake if that has no
-    /// timeout, holds it for ever.
+    /// timeout, holds it for ever. `tower-drain` has one, and much else.
     pub fn with_graceful_shutdown<F2>(self, signal: F2) -> Serve<L, A, P, F2>
     where
         F2: Future<Output = ()>,
@@ -165,68 +171,129 @@ where
             builder,
             signal,
         } = self;
-        let builder = Arc::new(builder);
         let mut signal = pin!(signal);
         let mut backoff = Backoff::default();
-        let connections = Connections::default();
-        // Each task keeps a receiver: the channel is closed when the last task has ended.
-        let (tasks, task) = watch::channel(());
+        let server = Server {
+            builder: Arc::new(builder),
+            connections: Connections::default(),
+            // Closed when the last task has ended.
+            tasks: watch::Sender::new(()),
+        };
 
-        // The listener is polled right after the acceptor said yes, in the same turn: while it is not
-        // ready (any more), nobody is accepted.
-        while let Some(accepted) = poll_fn(|cx| {
-            if signal.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(None));
-            }
-            ready!(backoff.poll(cx));
-            ready!(acceptor.poll_ready(cx)).map_err(|error| io::Error::other(error.into()))?;
-            listener
-                .poll_accept(cx)
-                .map(|accepted| Ok::<_, io::Error>(Some(accepted)))
-        })
-        .await?
-        {
-            let io = match accepted {
-                Ok(io) => io,
-                Err(error) => {
+        let end = loop {
+            // The listener is polled right after the acceptor said yes, in the same turn: while it is not
+            // ready (any more), nobody is accepted.
+            let turn = poll_fn(|cx| {
+                if signal.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Turn::Ended(Ok(End::Told)));
+                }
+                ready!(backoff.poll(cx));
+                if let Err(error) = ready!(acceptor.poll_ready(cx)) {
+                    let error: BoxError = error.into();
+                    let closed = Closed::caused(&*error);
+                    let end = closed.then_some(End::Closed);
+                    return Poll::Ready(Turn::Ended(end.ok_or_else(|| io::Error::other(error))));
+                }
+                listener.poll_accept(cx).map(Turn::Accepted)
+            });
+            match turn.await {
+                Turn::Accepted(Ok(io)) => {
+                    backoff.reset();
+                    server.spawn(io, &mut acceptor);
+                }
+                Turn::Accepted(Err(error)) => {
                     if let Some(pause) = backoff.on(&error, Instant::now()) {
                         warn!(%error, ?pause, "accept failed");
                     }
-                    continue;
+                }
+                Turn::Ended(end) => break end?,
+            }
+        };
+
+        // Who waits in the backlog would be reset, with the request already sent. No await from here to the end of
+        // the listener, so that nobody comes in between.
+        let mut waiting = VecDeque::new();
+        while let Some(io) = listener.take_waiting() {
+            waiting.push_back(io);
+        }
+        drop(listener);
+        while let Some(io) = waiting.pop_front() {
+            let ready = poll_fn(|cx| match acceptor.poll_ready(cx) {
+                // A layer that has ended it says so again at its deadline; a signal has none.
+                Poll::Pending if end == End::Closed => Poll::Pending,
+                ready => Poll::Ready(matches!(ready, Poll::Ready(Ok(())))),
+            });
+            if !ready.await {
+                break;
+            }
+            server.spawn(io, &mut acceptor);
+        }
+        drop(waiting);
+        drop(acceptor);
+        if end == End::Told {
+            server.connections.close();
+        }
+        server.tasks.closed().await;
+        Ok(())
+    }
+}
+
+enum Turn<Io> {
+    Accepted(io::Result<Io>),
+    Ended(io::Result<End>),
+}
+
+/// Why accepting has ended.
+#[derive(PartialEq, Eq)]
+enum End {
+    /// By the signal of a graceful shutdown.
+    Told,
+    /// By the acceptor, whose layers see to the connections.
+    Closed,
+}
+
+/// What its connections share.
+struct Server<P> {
+    builder: Arc<P>,
+    connections: Connections,
+    tasks: watch::Sender<()>,
+}
+
+impl<P> Server<P> {
+    fn spawn<Io, A, I, S>(&self, io: Io, acceptor: &mut A)
+    where
+        Io: Socket,
+        A: Service<Io, Response = Connection<I, S>>,
+        A::Error: Into<BoxError>,
+        A::Future: Send + 'static,
+        I: Socket,
+        S: Send + 'static,
+        P: Builder<S> + Send + Sync + 'static,
+        P::Connection: Send,
+    {
+        // The peer may be gone already, which hyper will find out.
+        let _ = io.set_nodelay();
+
+        let connection = acceptor.call(io);
+        let connections = self.connections.clone();
+        let builder = Arc::clone(&self.builder);
+        let task = self.tasks.subscribe();
+        tokio::spawn(async move {
+            let _task = task;
+            let connection = match connection.await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    let error: BoxError = error.into();
+                    return debug!(error, "no connection was made");
                 }
             };
-            backoff.reset();
-            // The peer may be gone already, which hyper will find out.
-            let _ = io.set_nodelay();
-
-            let connection = acceptor.call(io);
-            let connections = connections.clone();
-            let builder = Arc::clone(&builder);
-            let task = task.clone();
-            tokio::spawn(async move {
-                let _task = task;
-                let connection = match connection.await {
-                    Ok(connection) => connection,
-                    Err(error) => {
-                        let error: BoxError = error.into();
-                        return debug!(error, "no connection was made");
-                    }
-                };
-                let _registered = connections.insert(connection.handle().clone());
-                let served = drive(connection, &*builder);
-                drop(builder); // an idle connection holds nothing that it does not need
-                if let Err(error) = served.await {
-                    let error: BoxError = error.into();
-                    debug!(error, "connection failed");
-                }
-            });
-        }
-
-        drop(listener);
-        drop(acceptor);
-        drop(task);
-        connections.close();
-        tasks.closed().await;
-        Ok(())
+            let _registered = connections.insert(connection.handle().clone());
+            let served = drive(connection, &*builder);
+            drop(builder); // an idle connection holds nothing that it does not need
+            if let Err(error) = served.await {
+                let error: BoxError = error.into();
+                debug!(error, "connection failed");
+            }
+        });
     }
 }

@@ -4,13 +4,17 @@ use std::{
     fmt,
     future::{self, Future, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
 use tower_service::Service;
 
-use crate::{Connection, ConnectionHandle, ConnectionIo, ConnectionService, Hooked, Obey, Socket};
+use crate::{
+    Closed, Connection, ConnectionHandle, ConnectionIo, ConnectionService, Hooked, Obey, Socket,
+};
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The innermost acceptor: a clone of one service for each socket.
 ///
@@ -230,6 +234,9 @@ pub trait AcceptExt {
     ///
     /// `socket` is what a listener's `accept` returns; the address is dropped, as the socket knows it.
     ///
+    /// The acceptor is asked again in each turn in which the listener is: whoever changes his mind meanwhile (a full
+    /// limit, a server that [ends](Closed)) is heard.
+    ///
     /// # Errors
     ///
     /// [`AcceptError::Acceptor`] if the acceptor failed while it became ready, which is its end;
@@ -250,10 +257,12 @@ pub trait AcceptExt {
         Self: Service<Io>,
         F: Future<Output = io::Result<(Io, Addr)>>,
     {
-        poll_fn(|cx| self.poll_ready(cx))
-            .await
-            .map_err(AcceptError::Acceptor)?;
-        let (io, _) = socket.await.map_err(AcceptError::Listener)?;
+        let mut socket = pin!(socket);
+        let (io, _) = poll_fn(|cx| {
+            ready!(self.poll_ready(cx)).map_err(AcceptError::Acceptor)?;
+            socket.as_mut().poll(cx).map_err(AcceptError::Listener)
+        })
+        .await?;
         Ok(self.call(io))
     }
 }
@@ -275,6 +284,29 @@ pub enum AcceptError<E> {
     Listener(io::Error),
     /// The acceptor will not become ready any more.
     Acceptor(E),
+}
+
+impl AcceptError<BoxError> {
+    /// Whether the server ends: close the listener, and serve on what is open.
+    ///
+    /// ```
+    /// # use tower_connection::{AcceptError, Closed};
+    /// let error = AcceptError::Acceptor(Closed::default().into());
+    /// assert!(error.is_closed());
+    /// ```
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Acceptor(error) if Closed::caused(&**error))
+    }
+}
+
+impl<E: Into<BoxError>> From<AcceptError<E>> for io::Error {
+    fn from(error: AcceptError<E>) -> Self {
+        match error {
+            AcceptError::Listener(error) => error,
+            AcceptError::Acceptor(error) => io::Error::other(error),
+        }
+    }
 }
 
 impl<E> fmt::Display for AcceptError<E> {

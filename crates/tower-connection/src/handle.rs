@@ -1,7 +1,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -12,7 +12,7 @@ use http::Version;
 use tokio::time::Instant;
 
 use crate::{
-    Address, Rejection, Socket,
+    Address, Notice, Rejection, Socket,
     state::{Phase, State},
 };
 
@@ -50,6 +50,7 @@ struct Shared {
     accepted_at: Instant,
     state: State,
     rules: Mutex<Rules>,
+    notice: OnceLock<Notice>,
 }
 
 /// What is seldom asked: at a refusal, and at an upgrade.
@@ -100,6 +101,7 @@ impl ConnectionHandle {
                 accepted_at: Instant::now(),
                 state: State::default(),
                 rules: Mutex::default(),
+                notice: OnceLock::new(),
             }),
         }
     }
@@ -247,6 +249,50 @@ impl ConnectionHandle {
     #[must_use]
     pub fn is_upgraded(&self) -> bool {
         self.shared.state.is_upgraded()
+    }
+
+    /// Tells the client of HTTP/2 that the connection will end, with GOAWAY for any stream: it should ask on
+    /// another. Whatever it still asks here is served, until [`close`](Self::close).
+    ///
+    /// Does nothing to HTTP/1, which has no such word; its next response has. If the protocol is not known yet,
+    /// it is said as soon as that is HTTP/2. Source: RFC 9113, section 6.8.
+    ///
+    /// ```
+    /// # use tower_connection::ConnectionHandle;
+    /// let connection = ConnectionHandle::detached();
+    /// connection.announce();
+    /// assert!(!connection.is_closing());
+    /// ```
+    pub fn announce(&self) {
+        self.shared.state.announce();
+    }
+
+    /// Tells what goes on for ever on this connection that the server ends; see [`Notice`]. Unless a layer
+    /// [gave](Self::set_notice) it one, it is never given.
+    ///
+    /// ```
+    /// # use tower_connection::ConnectionHandle;
+    /// let connection = ConnectionHandle::detached();
+    /// assert_eq!(connection.notice().deadline(), None);
+    /// ```
+    #[must_use]
+    pub fn notice(&self) -> Notice {
+        let notice = self.shared.notice.get().cloned();
+        notice.unwrap_or_else(Notice::never)
+    }
+
+    /// For the layer that ends the server: what [`notice`](Self::notice) returns. The first one counts.
+    ///
+    /// ```
+    /// # use tower_connection::{ConnectionHandle, NoticeBoard};
+    /// # let board = NoticeBoard::default();
+    /// # let connection = ConnectionHandle::detached();
+    /// connection.set_notice(board.notice());
+    /// board.give_without_deadline();
+    /// assert!(connection.notice().deadline().is_some());
+    /// ```
+    pub fn set_notice(&self, notice: Notice) {
+        let _ = self.shared.notice.set(notice);
     }
 
     /// Ends the connection after the current work.

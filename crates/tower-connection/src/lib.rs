@@ -104,7 +104,9 @@
 //! an HTTP/1 upgrade the service is dropped and the socket lives on. Hence the [`ConnectionHandle`].
 
 mod accept;
+mod backlog;
 mod body;
+mod closed;
 mod connection;
 mod connections;
 mod deadline;
@@ -113,6 +115,7 @@ mod gate;
 mod handle;
 mod head;
 mod io;
+mod notice;
 mod obey;
 mod rejection;
 mod service;
@@ -121,7 +124,9 @@ mod state;
 
 pub use crate::{
     accept::{Accept, AcceptError, AcceptExt, AcceptMake, AcceptMakeFuture, Accepted},
+    backlog::Backlog,
     body::Guarded,
+    closed::Closed,
     connection::Connection,
     connections::{Connections, Registered},
     deadline::{Deadline, FOREVER, LATE},
@@ -130,6 +135,7 @@ pub use crate::{
     handle::{ConnectionHandle, ConnectionId, End, InFlight, Receiving},
     head::Head,
     io::{Hook, Hooked, Over, poll_write_slices},
+    notice::{Notice, NoticeBoard},
     obey::{ConnectionIo, Obey},
     rejection::{Rejectable, Rejection},
     service::{ConnectionResponseFuture, ConnectionService},

@@ -219,7 +219,8 @@ impl Obey {
     /// `proto/h1/conn.rs`).
     fn poll_end<Io: Socket>(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = self.handle.state();
-        if state.phase() == Phase::Open || self.written != Written::Flushed {
+        let closing = state.phase() != Phase::Open;
+        if self.written != Written::Flushed || !closing && !state.is_announced() {
             return Poll::Pending;
         }
         let ended = state.has_ended();
@@ -228,6 +229,9 @@ impl Obey {
             // of stream, h2 drops what it has queued: 0.4, `proto/connection.rs`.)
             if !self.streams.is_between_frames() {
                 return Poll::Pending;
+            }
+            if self.may_announce() {
+                self.announce(io, cx)?;
             }
             return self.poll_goodbye(io, cx, ended && self.streams.is_empty());
         }
@@ -243,22 +247,28 @@ impl Obey {
         Poll::Ready(Ok(()))
     }
 
-    /// Says GOAWAY where no driver does, and ends HTTP/2 when nothing is left to do.
+    /// Says once that no stream should be opened any more.
+    fn announce<Io: Socket>(&mut self, io: &mut Io, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.farewell != Farewell::Unsaid {
+            return Ok(());
+        }
+        // ## Unsaid => Announced
+        self.farewell = Farewell::Announced;
+        self.patience.set(Instant::now() + PATIENCE);
+        // The HTTP stack may have said one that names less (RFC 9113, section 6.8).
+        if self.streams.served() == ANY_STREAM {
+            self.say_goaway(io, cx, ANY_STREAM)?;
+        }
+        Ok(())
+    }
+
+    /// Ends HTTP/2 when nothing is left to do, and says so where no driver does.
     fn poll_goodbye<Io: Socket>(
         &mut self,
         io: &mut Io,
         cx: &mut Context<'_>,
         ended: bool,
     ) -> Poll<io::Result<()>> {
-        if self.farewell == Farewell::Unsaid && !self.handle.state().is_driven() {
-            // ## Unsaid => Announced
-            self.farewell = Farewell::Announced;
-            self.patience.set(Instant::now() + PATIENCE);
-            // The HTTP stack may have said one that names less (RFC 9113, section 6.8).
-            if self.streams.served() == ANY_STREAM {
-                self.say_goaway(io, cx, ANY_STREAM)?;
-            }
-        }
         if !ended {
             return Poll::Pending;
         }
@@ -275,10 +285,19 @@ impl Obey {
     }
 
     /// Whether there can be something to do for [`poll_end`](Self::poll_end).
-    fn may_end(&self) -> bool {
-        self.spoken != Spoken::Http2
-            || self.streams.is_empty()
-            || self.farewell == Farewell::Unsaid && !self.handle.state().is_driven()
+    fn may_speak(&self, closing: bool) -> bool {
+        let http2 = self.spoken == Spoken::Http2;
+        closing && (!http2 || self.streams.is_empty())
+            || http2 && self.farewell == Farewell::Unsaid && self.may_announce()
+    }
+
+    fn may_announce(&self) -> bool {
+        let state = self.handle.state();
+        if state.phase() == Phase::Open {
+            state.is_announced()
+        } else {
+            !state.is_driven()
+        }
     }
 
     /// Writes a GOAWAY. All before it was flushed, so the socket takes 17 bytes; a client that has left it
@@ -353,7 +372,7 @@ impl<Io: Socket> Hook<Io> for Obey {
         }
         self.check(io)?;
         if let Poll::Ready(flushed) = Pin::new(&mut *io).poll_flush(cx) {
-            if closing && self.written != Written::Flushed && self.may_end() {
+            if self.written != Written::Flushed && self.may_speak(closing) {
                 // hyper and h2 read first and write second: without this they would not read again.
                 cx.waker().wake_by_ref();
             }

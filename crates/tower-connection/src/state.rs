@@ -58,6 +58,7 @@ pub(crate) struct State {
     head_since: AtomicU64,
     protocol: AtomicU8,
     timed: AtomicBool,
+    announced: AtomicBool,
     unread: AtomicBool,
     /// Whether what comes on HTTP/1 may be the rest of a body: one of the three below.
     rest: AtomicU8,
@@ -263,6 +264,18 @@ impl State {
         self.timed.load(Ordering::Relaxed)
     }
 
+    /// Asks for a word to the client, and wakes who says it.
+    pub(crate) fn announce(&self) {
+        // Release, and Acquire below: the waker orders it already, but that is its own affair.
+        if !self.announced.swap(true, Ordering::AcqRel) {
+            self.reader.wake();
+        }
+    }
+
+    pub(crate) fn is_announced(&self) -> bool {
+        self.announced.load(Ordering::Acquire)
+    }
+
     pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
@@ -407,6 +420,23 @@ mod tests {
             loom::future::block_on(ended(state));
             request.join().unwrap();
             closer.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn an_announcement_wakes_the_socket() {
+        loom::model(|| {
+            let state = Arc::new(State::default());
+            let announcer = state.clone();
+            let announcer = loom::thread::spawn(move || announcer.announce());
+            loom::future::block_on(poll_fn(|cx| {
+                state.register_reader(cx.waker());
+                match state.is_announced() {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }
+            }));
+            announcer.join().unwrap();
         });
     }
 

@@ -1,0 +1,46 @@
+use std::{error::Error, fmt};
+
+/// Why an acceptor will take no more sockets, when nothing went wrong: its server ends.
+///
+/// An acceptor answers `poll_ready` with it once nobody waits in the backlog any more. Whoever accepts then closes
+/// the listener, and serves on what is open. Both adapters do; a loop of your own asks
+/// [`AcceptError::is_closed`](crate::AcceptError::is_closed).
+///
+/// It is no end for who has come already: what is found in the backlog at the very last (see
+/// [`Backlog`](crate::Backlog)) may still be handed over, each after another `poll_ready`.
+///
+/// ```
+/// use std::error::Error;
+/// use tower_connection::Closed;
+///
+/// let error: Box<dyn Error + Send + Sync> = Closed::default().into();
+/// assert!(Closed::caused(&*error));
+/// assert_eq!(error.to_string(), "accepting has ended");
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Closed {
+    _private: (),
+}
+
+impl Closed {
+    /// Whether `error`, or what caused it, is this.
+    #[must_use]
+    pub fn caused(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+        while let Some(error) = cause {
+            if error.is::<Self>() {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("accepting has ended")
+    }
+}
+
+impl Error for Closed {}

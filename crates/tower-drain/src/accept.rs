@@ -1,0 +1,141 @@
+use std::{
+    error::Error,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use tower_connection::{Closed, Connection, Hooked, Socket};
+use tower_service::Service;
+
+use crate::{
+    DrainIo, DrainService, Phase,
+    io::Enrolled,
+    roll::{Entry, Shared},
+    seat::Seat,
+};
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// An acceptor that a [`Drain`](crate::Drain) ends; see [`DrainLayer`](crate::DrainLayer).
+#[derive(Debug)]
+pub struct DrainAcceptor<A> {
+    inner: A,
+    shared: Arc<Shared>,
+    key: usize,
+    /// Whom the drain wakes.
+    waker: Option<Waker>,
+    /// It was ready for the last of the backlog, and has not been called since.
+    asked: bool,
+}
+
+impl<A> DrainAcceptor<A> {
+    pub(crate) fn new(inner: A, shared: Arc<Shared>) -> Self {
+        Self {
+            inner,
+            key: shared.new_acceptor(),
+            shared,
+            waker: None,
+            asked: false,
+        }
+    }
+
+    fn phase(&mut self, cx: &Context<'_>) -> Phase {
+        if (self.waker.as_ref()).is_some_and(|waker| waker.will_wake(cx.waker())) {
+            // A change that is not seen here wakes it once more.
+            return self.shared.phase();
+        }
+        self.waker = Some(cx.waker().clone());
+        self.shared.heed(self.key, cx)
+    }
+}
+
+// A clone accepts by itself, for the same server.
+impl<A: Clone> Clone for DrainAcceptor<A> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.shared.clone())
+    }
+}
+
+impl<A> Drop for DrainAcceptor<A> {
+    fn drop(&mut self) {
+        self.shared.drop_acceptor(self.key);
+    }
+}
+
+impl<A, Io, I, S> Service<Io> for DrainAcceptor<A>
+where
+    A: Service<DrainIo<Io>, Response = Connection<I, S>>,
+    A::Error: Into<BoxError>,
+    Io: Socket,
+{
+    type Response = Connection<I, DrainService<S>>;
+    type Error = BoxError;
+    type Future = DrainFuture<A::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        match self.phase(cx) {
+            Phase::Serving | Phase::LameDuck => self.inner.poll_ready(cx).map_err(Into::into),
+            Phase::Draining if std::mem::take(&mut self.asked) => {
+                // The listener had nobody for it.
+                self.shared.acceptor_closed(self.key);
+                Poll::Ready(Err(Closed::default().into()))
+            }
+            Phase::Draining => {
+                let ready = self.inner.poll_ready(cx).map_err(Into::into);
+                if ready.is_pending() {
+                    self.shared.acceptor_waits(self.key);
+                } else {
+                    self.shared.acceptor_listens(self.key);
+                    self.asked = true;
+                    // To be asked again also if nobody comes.
+                    cx.waker().wake_by_ref();
+                }
+                ready
+            }
+            Phase::Cutting | Phase::Finished => Poll::Ready(Err(Closed::default().into())),
+        }
+    }
+
+    fn call(&mut self, io: Io) -> Self::Future {
+        self.asked = false;
+        let entry = self.shared.enter();
+        DrainFuture {
+            seat: entry.seat().clone(),
+            // Around the socket, not around the connection: so it covers the TLS handshake as well.
+            inner: self.inner.call(enrol(io, entry)),
+        }
+    }
+}
+
+fn enrol<Io: Socket>(io: Io, entry: Entry) -> DrainIo<Io> {
+    Hooked::new(io, Enrolled::new(entry))
+}
+
+pin_project_lite::pin_project! {
+    /// The future of a [`DrainAcceptor`].
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct DrainFuture<F> {
+        #[pin]
+        inner: F,
+        seat: Arc<Seat>,
+    }
+}
+
+impl<F, I, S, E> Future for DrainFuture<F>
+where
+    F: Future<Output = Result<Connection<I, S>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Connection<I, DrainService<S>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let me = self.project();
+        let connection = ready!(me.inner.poll(cx)).map_err(Into::into)?;
+        me.seat.set_handle(connection.handle().clone());
+        let seat = me.seat.clone();
+        Poll::Ready(Ok(connection.map_service(|service| DrainService::new(service, seat))))
+    }
+}

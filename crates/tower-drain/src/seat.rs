@@ -1,0 +1,268 @@
+//! What is known of one connection, from accept to close.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use http::{Method, Request, Version, uri::PathAndQuery};
+use tokio::time::Instant;
+use tower_connection::{ConnectionHandle, Socket};
+
+use crate::{
+    phase::Phase,
+    report::{Cut, CutRequest},
+    roll::Shared,
+};
+
+/// Shared by the socket half and the service half of a connection, and the roll of all.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) number: u64,
+    accepted_at: Instant,
+    /// Once the connection is made: after its TLS handshake.
+    handle: OnceLock<ConnectionHandle>,
+    work: Mutex<Work>,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    requests: Vec<Running>,
+    /// What nobody but the socket half can do, while there is no handle yet.
+    end: Option<End>,
+    waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Close,
+    Reset,
+}
+
+#[derive(Debug)]
+struct Running {
+    number: u64,
+    method: Method,
+    target: Option<PathAndQuery>,
+    begun_at: Instant,
+}
+
+/// What is to be done about a connection of a server that drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing more: it will end by itself, or somebody will say when to look again.
+    Leave,
+    LookAgain(Instant),
+}
+
+impl Seat {
+    pub(crate) fn new(shared: Arc<Shared>, number: u64) -> Self {
+        Self {
+            shared,
+            number,
+            accepted_at: Instant::now(),
+            handle: OnceLock::new(),
+            work: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn handle(&self) -> Option<&ConnectionHandle> {
+        self.handle.get()
+    }
+
+    /// The connection is made.
+    pub(crate) fn set_handle(self: &Arc<Self>, handle: ConnectionHandle) {
+        let work = self.work();
+        let end = work.end;
+        handle.set_notice(self.shared.notice());
+        let _ = self.handle.set(handle.clone());
+        drop(work);
+        match end {
+            Some(End::Close) => handle.close(),
+            Some(End::Reset) => handle.abort(),
+            None if self.shared.phase() == Phase::Draining => self.shared.look_at(self.clone()),
+            None => {}
+        }
+    }
+
+    /// What the socket half must do to a connection in the making; wakes it at the next change.
+    pub(crate) fn heed(&self, io: &impl Socket, cx: &mut Context<'_>) -> io::Result<bool> {
+        let mut work = self.work();
+        match work.end {
+            Some(End::Close) => Ok(true),
+            Some(End::Reset) => {
+                // A socket without a reset is closed by the error just the same.
+                let _ = io.reset_on_close();
+                Err(io::ErrorKind::ConnectionAborted.into())
+            }
+            None => {
+                work.waker = Some(cx.waker().clone());
+                Ok(false)
+            }
+        }
+    }
+
+    fn tell(&self, end: End) {
+        let mut work = self.work();
+        work.end = Some(end);
+        let handle = self.handle.get();
+        let waker = work.waker.take();
+        drop(work);
+        match (handle, end) {
+            (Some(handle), End::Close) => handle.close(),
+            (Some(handle), End::Reset) => handle.abort(),
+            (None, _) => {
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+        }
+    }
+
+    /// Resets it, and returns what that has cut.
+    pub(crate) fn cut(&self, now: Instant) -> Option<Cut> {
+        // A handshake, or half a head, is no work.
+        let handle = self.handle().filter(|handle| self.is_at_work(handle));
+        let cut = handle.map(|handle| self.describe(handle, now));
+        self.tell(End::Reset);
+        cut
+    }
+
+    fn is_at_work(&self, handle: &ConnectionHandle) -> bool {
+        handle.idle_since().is_none() || !self.work().requests.is_empty()
+    }
+
+    fn describe(&self, handle: &ConnectionHandle, now: Instant) -> Cut {
+        let work = self.work();
+        let requests = work.requests.iter().map(|request| CutRequest {
+            method: request.method.clone(),
+            target: request.target.clone(),
+            age: now - request.begun_at,
+        });
+        Cut {
+            peer: handle.peer().clone(),
+            protocol: handle.protocol(),
+            upgraded: handle.is_upgraded(),
+            age: now - self.accepted_at,
+            requests: requests.collect(),
+        }
+    }
+
+    pub(crate) fn requests(&self) -> usize {
+        if self.is_upgraded() {
+            return 0;
+        }
+        self.work().requests.len()
+    }
+
+    pub(crate) fn is_upgraded(&self) -> bool {
+        self.handle().is_some_and(ConnectionHandle::is_upgraded)
+    }
+
+    /// Looks at it, in a server that has drained since `stopped_at`: closes it if it is time.
+    pub(crate) fn judge(&self, now: Instant, stopped_at: Instant) -> Verdict {
+        let settings = self.shared.settings();
+        let until_whole = |begun: Instant| begun.max(stopped_at) + settings.arriving;
+        let Some(handle) = self.handle() else {
+            return self.close_at(until_whole(self.accepted_at), now);
+        };
+        if handle.is_closing() || handle.is_upgraded() {
+            return Verdict::Leave;
+        }
+        let offset = settings.offset(self.number);
+        if handle.protocol() == Some(Version::HTTP_2) {
+            return self.close_at(stopped_at + offset, now);
+        }
+        if !self.work().requests.is_empty() {
+            return Verdict::Leave; // the end of the response will say so
+        }
+        if let Some(begun) = handle.head_since() {
+            return self.close_at(until_whole(begun), now);
+        }
+        match handle.idle_since() {
+            Some(idle) => {
+                self.close_at(idle.max(stopped_at) + settings.last_chance + offset, now)
+            }
+            // It waits for its service, or its response for the client.
+            None => Verdict::LookAgain(now + settings.last_chance.max(LOOK)),
+        }
+    }
+
+    fn close_at(&self, at: Instant, now: Instant) -> Verdict {
+        if now < at {
+            return Verdict::LookAgain(at);
+        }
+        self.tell(End::Close);
+        Verdict::Leave
+    }
+
+    /// A request begins, until the guard is dropped.
+    pub(crate) fn begin<B>(self: &Arc<Self>, request: &Request<B>) -> InFlight {
+        let mut work = self.work();
+        let last = work.requests.last();
+        let number = last.map_or(0, |last| last.number.wrapping_add(1));
+        work.requests.push(Running {
+            number,
+            method: request.method().clone(),
+            target: request.uri().path_and_query().cloned(),
+            begun_at: Instant::now(),
+        });
+        drop(work);
+        InFlight {
+            seat: self.clone(),
+            number,
+            kept: false,
+        }
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        // Nothing panics while it is held.
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How soon to look again at what is about to end.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A request in flight.
+#[derive(Debug)]
+pub struct InFlight {
+    seat: Arc<Seat>,
+    number: u64,
+    kept: bool,
+}
+
+impl InFlight {
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    /// It became what its connection is now: it is remembered for as long.
+    pub(crate) fn keep(&mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let mut work = self.seat.work();
+        let mut requests = work.requests.iter();
+        if let Some(at) = requests.rposition(|running| running.number == self.number) {
+            work.requests.swap_remove(at);
+        }
+        drop(work);
+        // Whoever has seen it in flight has set the phase before, and held the lock since.
+        if self.seat.shared.phase() == Phase::Draining {
+            let closing = self.seat.handle().is_none_or(ConnectionHandle::is_closing);
+            if !closing {
+                self.seat.shared.look_at(self.seat.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower_connection::FOREVER;
+
+/// What a [`Drain`](crate::Drain) was told before it began.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) lame_duck: Duration,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) last_chance: Duration,
+    pub(crate) arriving: Duration,
+    pub(crate) spread: Duration,
+}
+
+impl Settings {
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self {
+            lame_duck: Duration::ZERO,
+            timeout: (!timeout.is_zero()).then(|| timeout.min(FOREVER)),
+            last_chance: Duration::from_millis(120),
+            arriving: Duration::from_millis(500),
+            spread: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn deadline(&self, stopped_at: Instant) -> Option<Instant> {
+        Some(stopped_at + self.timeout?)
+    }
+
+    /// When, within the window, the connection of this number is closed. Neighbours are far from each other, and
+    /// any few are spread evenly: multiples of the golden ratio are (Knuth, volume 3, section 6.4).
+    pub(crate) fn offset(&self, number: u64) -> Duration {
+        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15; // 2^64 / phi
+        #[expect(clippy::cast_precision_loss, reason = "a fraction, roughly")]
+        let fraction = number.wrapping_mul(GOLDEN) as f64 / u64::MAX as f64;
+        self.spread.mul_f64(fraction.min(1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closes_are_spread_evenly_over_the_window() {
+        let mut settings = Settings::new(Duration::ZERO);
+        settings.spread = Duration::from_secs(10);
+        let mut bins = [0; 10];
+        for number in 1_000..3_000 {
+            let offset = settings.offset(number);
+            assert!(offset <= settings.spread);
+            bins[(offset.as_secs_f64() as usize).min(9)] += 1;
+        }
+        assert!(bins.iter().all(|bin| (190..=210).contains(bin)), "{bins:?}");
+    }
+
+    #[test]
+    fn without_a_window_nobody_waits() {
+        assert_eq!(Settings::new(Duration::ZERO).offset(7), Duration::ZERO);
+    }
+}

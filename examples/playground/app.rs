@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -28,20 +28,18 @@ use axum::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
-use tokio::{
-    sync::watch,
-    time::{self, Instant},
-};
-use tower_connection::Guarded;
+use tokio::time::{self, Instant};
+use tower_connection::{Guarded, Notice};
+use tower_connection_axum::Noticed;
 use tower_connection_limit::Limit;
+use tower_drain::Drain;
 
 /// What the routes know of the server.
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) connections: Limit,
-    /// True once a drain has begun.
-    pub(crate) draining: watch::Receiver<bool>,
-    pub(crate) requests: Gauge,
+    pub(crate) drain: Drain,
+    pub(crate) requests: Requests,
 }
 
 pub(crate) fn router(server: Server) -> Router {
@@ -55,7 +53,7 @@ pub(crate) fn router(server: Server) -> Router {
         .route("/panic", get(panic))
         .route("/ws", any(ws)) // HTTP/1 asks with GET, HTTP/2 with CONNECT
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
+        .route_service("/readyz", server.drain.readiness())
         .route("/metrics", get(metrics))
         .layer(middleware::from_fn_with_state(server.clone(), count))
         .with_state(server)
@@ -111,11 +109,11 @@ async fn panic() {
     panic!("as asked");
 }
 
-async fn ws(State(server): State<Server>, upgrade: WebSocketUpgrade) -> Response {
-    upgrade.on_upgrade(|socket| echo_messages(socket, server.draining))
+async fn ws(Noticed(notice): Noticed, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(|socket| echo_messages(socket, notice))
 }
 
-async fn echo_messages(mut socket: WebSocket, mut draining: watch::Receiver<bool>) {
+async fn echo_messages(mut socket: WebSocket, notice: Notice) {
     loop {
         tokio::select! {
             message = socket.recv() => match message {
@@ -127,26 +125,15 @@ async fn echo_messages(mut socket: WebSocket, mut draining: watch::Receiver<bool
                 Some(Ok(_)) => {} // axum answers pings and closes itself
                 Some(Err(_)) | None => return,
             },
-            () = told(&mut draining) => {
+            _deadline = notice.given() => {
                 let close = CloseFrame { code: close_code::AWAY, reason: "draining".into() };
                 let _ = socket.send(Message::Close(Some(close))).await;
+                // It answers with a Close of its own (RFC 6455, section 5.5.1), if it is there.
+                let answer = async { while let Some(Ok(_)) = socket.recv().await {} };
+                let _ = time::timeout(Duration::from_secs(1), answer).await;
                 return;
             }
         }
-    }
-}
-
-/// Ends when a drain begins.
-pub(crate) async fn told(draining: &mut watch::Receiver<bool>) {
-    // An error is the end of the sender, which lives as long as the program.
-    let _ = draining.wait_for(|draining| *draining).await;
-}
-
-async fn readyz(State(server): State<Server>) -> (StatusCode, &'static str) {
-    if *server.draining.borrow() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else {
-        (StatusCode::OK, "ok\n")
     }
 }
 
@@ -160,9 +147,10 @@ async fn metrics(State(server): State<Server>) -> Response {
         ("connections_open", connections.open()),
         ("connections_in_reserve", connections.in_reserve()),
         ("acceptors_waiting", connections.waiting()),
-        ("requests_in_flight", requests.get()),
+        ("requests_in_flight", requests.in_flight()),
     ];
     let counters = [
+        ("requests_total", requests.total()),
         ("connections_rejected_total", connections.rejected()),
         ("connections_evicted_total", connections.evicted()),
     ];
@@ -183,27 +171,38 @@ async fn count(State(server): State<Server>, request: Request, next: Next) -> Re
     response.map(|body| Body::new(Guarded::new(body, counted)))
 }
 
-/// A number that guards keep up to date.
+/// How many requests there are and were; guards keep it up to date.
 #[derive(Clone, Default)]
-pub(crate) struct Gauge(Arc<AtomicUsize>);
+pub(crate) struct Requests(Arc<Counts>);
 
-struct Counted(Gauge);
+#[derive(Default)]
+struct Counts {
+    in_flight: AtomicUsize,
+    total: AtomicU64,
+}
 
-impl Gauge {
-    // Relaxed: a number to look at.
+struct Counted(Requests);
+
+impl Requests {
+    // Relaxed: numbers to look at.
     fn count(&self) -> Counted {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.0.total.fetch_add(1, Ordering::Relaxed);
         Counted(self.clone())
     }
 
-    fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+    fn in_flight(&self) -> usize {
+        self.0.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.0.total.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -62,6 +62,14 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "BYTES_PER_SECOND", default_value_t = 240)]
     pub(crate) min_write_rate: u64,
 
+    /// How long what is running may go on once the listener is closed; 0 is for ever.
+    #[arg(long, value_name = "D", default_value = "30s", value_parser = duration)]
+    pub(crate) drain_timeout: Duration,
+
+    /// How long everything is still served after SIGTERM, with readiness gone.
+    #[arg(long, value_name = "D", default_value = "0", value_parser = duration)]
+    pub(crate) lame_duck: Duration,
+
     #[command(flatten)]
     unbuilt: Unbuilt,
 }
@@ -96,10 +104,6 @@ struct Unbuilt {
     max_in_flight: Option<String>,
     #[arg(long, value_name = "D", value_parser = duration)]
     max_wait: Option<Duration>,
-    #[arg(long, value_name = "D", value_parser = duration)]
-    drain_timeout: Option<Duration>,
-    #[arg(long, value_name = "D", value_parser = duration)]
-    lame_duck: Option<Duration>,
 }
 
 impl Flags {
@@ -124,8 +128,6 @@ impl Flags {
                 unbuilt.max_in_flight.as_deref().is_some_and(|n| n != "0"),
             ),
             ("--max-wait", time(unbuilt.max_wait)),
-            ("--drain-timeout", time(unbuilt.drain_timeout)),
-            ("--lame-duck", time(unbuilt.lame_duck)),
         ]
         .into_iter()
         .find_map(|(flag, asked)| asked.then_some(flag))

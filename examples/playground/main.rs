@@ -1,7 +1,7 @@
 //! Run with `cargo run --release --example playground -- --help`.
 //!
 //! A server with every behaviour of this project as a flag, on every stack, for people to try and for
-//! tests to drive. SIGTERM or SIGINT ends it gracefully, a second one at once.
+//! tests to drive. SIGTERM or SIGINT begins the drain, a second one ends it at once.
 
 #![allow(missing_docs, reason = "a program; its documentation is --help")]
 
@@ -9,29 +9,26 @@ mod app;
 mod flags;
 mod tls;
 
-use std::{error::Error, io, net::SocketAddr, process::ExitCode};
+use std::{error::Error, io, net::SocketAddr};
 
 use axum::Router;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tower::{Service, ServiceBuilder};
 use tower_connection::{Connection, ConnectionService, Socket};
 use tower_connection_axum::{Accepting, FromAcceptor, accept};
 use tower_connection_hyper::serve;
 use tower_connection_limit::{AtCapacity, ConnectionLimitLayer};
 use tower_connection_rustls::TlsLayer;
+use tower_drain::{Drain, DrainService};
 use tower_keep_alive::{KeepAliveLayer, KeepAliveService};
 use tower_read_timeout::{ReadTimeoutLayer, ReadTimeoutService};
 use tower_write_timeout::WriteTimeoutLayer;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    app::{Gauge, Server},
+    app::{Requests, Server},
     flags::{Flags, Stack},
 };
 
@@ -43,7 +40,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[tokio::main]
-async fn main() -> Result<ExitCode, BoxError> {
+async fn main() -> Result<(), BoxError> {
     let flags = Flags::read();
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
@@ -57,23 +54,25 @@ async fn main() -> Result<ExitCode, BoxError> {
     if !(1..=affordable).contains(&flags.max_connections) {
         tracing::warn!(affordable, "more connections than this process should have");
     }
-    let (drain, draining) = watch::channel(false);
+    let drain = Drain::new(flags.drain_timeout).lame_duck(flags.lame_duck);
+    let requests = Requests::default();
     let app = app::router(Server {
         connections: limit.limit(),
-        draining: draining.clone(),
-        requests: Gauge::default(),
+        drain: drain.clone(),
+        requests: requests.clone(),
     });
     let app = match flags.stack {
         Stack::Tonic => app.merge(grpc().await),
         _ => app,
     };
 
+    drain.begin_on_signals()?;
     let listener = listen(flags.listen)?;
     let scheme = if flags.tls { "https" } else { "http" };
     println!("listening on {scheme}://{}", listener.local_addr()?);
 
-    tokio::spawn(signals(drain));
     let layers = ServiceBuilder::new()
+        .layer(drain.layer())
         .layer(limit)
         .layer(
             KeepAliveLayer::new(flags.keep_alive_timeout)
@@ -86,15 +85,18 @@ async fn main() -> Result<ExitCode, BoxError> {
                 .body_unless(|head| head.uri.path().starts_with("/grpc.")),
         )
         .layer(WriteTimeoutLayer::new(flags.write_timeout).min_rate(flags.min_write_rate));
-    if flags.tls {
+    let report = if flags.tls {
         let acceptor = layers
             .layer(TlsLayer::new(tls::config(flags.stack)?))
             .service(accept(app));
-        run(flags.stack, listener, acceptor, draining).await?;
+        drain.run(run(flags.stack, listener, acceptor)).await?
     } else {
-        run(flags.stack, listener, layers.service(accept(app)), draining).await?;
-    }
-    Ok(ExitCode::SUCCESS)
+        let acceptor = layers.service(accept(app));
+        drain.run(run(flags.stack, listener, acceptor)).await?
+    };
+    tracing::info!(requests = requests.total(), "answered");
+    // Not by returning: that would wait for a handler that blocks its thread.
+    std::process::exit(i32::from(!report.is_complete()));
 }
 
 /// `TcpListener::bind` would have a backlog of 128, and more clients than that who come at once would meet the
@@ -121,15 +123,10 @@ fn policies(flag: flags::AtCapacity) -> &'static [AtCapacity] {
 }
 
 /// The service of each connection.
-type Served = KeepAliveService<ReadTimeoutService<ConnectionService<Router>>>;
+type Served = DrainService<KeepAliveService<ReadTimeoutService<ConnectionService<Router>>>>;
 
-/// Serves on one of the five stacks until the drain has ended.
-async fn run<A, I>(
-    stack: Stack,
-    listener: TcpListener,
-    acceptor: A,
-    mut draining: watch::Receiver<bool>,
-) -> io::Result<()>
+/// Serves on one of the five stacks. The acceptor knows when to end.
+async fn run<A, I>(stack: Stack, listener: TcpListener, acceptor: A) -> io::Result<()>
 where
     A: Service<TcpStream, Response = Connection<I, Served>>,
     A: Send + 'static,
@@ -137,34 +134,19 @@ where
     A::Future: Send + 'static,
     I: Socket,
 {
-    let drain = async move { app::told(&mut draining).await };
     match stack {
-        Stack::Axum => {
-            axum::serve(Accepting::new(listener, acceptor), FromAcceptor)
-                .with_graceful_shutdown(drain)
-                .await
-        }
+        Stack::Axum => axum::serve(Accepting::new(listener, acceptor), FromAcceptor).await,
         Stack::HyperHttp1 => {
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new());
-            serve(listener, acceptor)
-                .with_builder(builder)
-                .with_graceful_shutdown(drain)
-                .await
+            serve(listener, acceptor).with_builder(builder).await
         }
         Stack::HyperHttp2 => {
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder.timer(TokioTimer::new()).enable_connect_protocol();
-            serve(listener, acceptor)
-                .with_builder(builder)
-                .with_graceful_shutdown(drain)
-                .await
+            serve(listener, acceptor).with_builder(builder).await
         }
-        Stack::HyperAuto | Stack::Tonic => {
-            serve(listener, acceptor)
-                .with_graceful_shutdown(drain)
-                .await
-        }
+        Stack::HyperAuto | Stack::Tonic => serve(listener, acceptor).await,
     }
 }
 
@@ -175,23 +157,4 @@ async fn grpc() -> Router {
         .set_service_status("", tonic_health::ServingStatus::Serving)
         .await;
     tonic::service::Routes::new(health).into_axum_router()
-}
-
-/// The first signal begins the drain, the second ends the program.
-async fn signals(drain: watch::Sender<bool>) -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    for asked in 1.. {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        if asked > 1 {
-            tracing::warn!("second signal: what is in flight is cut");
-            std::process::exit(1);
-        }
-        tracing::info!("draining");
-        drain.send_replace(true);
-    }
-    Ok(())
 }

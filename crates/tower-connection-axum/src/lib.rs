@@ -34,10 +34,12 @@
 
 mod listener;
 mod make_service;
+mod noticed;
 
-pub use tower_connection::{Accept, AcceptMake, BoxIo, ConnectionHandle};
+pub use tower_connection::{Accept, AcceptMake, BoxIo, ConnectionHandle, Notice};
 
 pub use crate::{
     listener::{Accepting, Io, Waiting},
     make_service::{AxumResponseFuture, AxumService, FromAcceptor, accept},
+    noticed::Noticed,
 };

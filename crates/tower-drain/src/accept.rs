@@ -136,6 +136,8 @@ where
         let connection = ready!(me.inner.poll(cx)).map_err(Into::into)?;
         me.seat.set_handle(connection.handle().clone());
         let seat = me.seat.clone();
-        Poll::Ready(Ok(connection.map_service(|service| DrainService::new(service, seat))))
+        Poll::Ready(Ok(
+            connection.map_service(|service| DrainService::new(service, seat))
+        ))
     }
 }

@@ -95,7 +95,7 @@ async fn drain(shared: &Shared) -> bool {
     // ## (Serving | LameDuck) => Draining
     shared.advance(Phase::Draining, deadline);
     shared.give_notice(deadline);
-    info!("draining; {}", shared.look());
+    info!("{}", shared.look());
 
     let mut due: BTreeMap<(Instant, u64), Arc<Seat>> = BTreeMap::new();
     let mut looked_at = shared.seats();

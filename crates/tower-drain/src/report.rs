@@ -50,7 +50,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const NAMED: usize = 32;
         let took = self.took.as_secs_f64();
-        write!(f, "drained in {took:.1} s: {} connections ended, ", self.ended)?;
+        write!(
+            f,
+            "drained in {took:.1} s: {} connections ended, ",
+            self.ended
+        )?;
         match self.cut.len() {
             0 => f.write_str("none was cut")?,
             cut => write!(f, "{cut} cut")?,
@@ -113,6 +117,11 @@ pub struct CutRequest {
 impl fmt::Display for CutRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.target.as_ref().map_or("*", PathAndQuery::path);
-        write!(f, "{} {path} for {:.1} s", self.method, self.age.as_secs_f64())
+        write!(
+            f,
+            "{} {path} for {:.1} s",
+            self.method,
+            self.age.as_secs_f64()
+        )
     }
 }

@@ -183,9 +183,7 @@ impl Seat {
             return self.close_at(until_whole(begun), now);
         }
         match handle.idle_since() {
-            Some(idle) => {
-                self.close_at(idle.max(stopped_at) + settings.last_chance + offset, now)
-            }
+            Some(idle) => self.close_at(idle.max(stopped_at) + settings.last_chance + offset, now),
             // It waits for its service, or its response for the client.
             None => Verdict::LookAgain(now + settings.last_chance.max(LOOK)),
         }

@@ -11,18 +11,23 @@ use std::{
 use axum::{
     Extension, Router,
     body::{Body, Bytes},
-    extract::{Path, Request, State, WebSocketUpgrade},
+    extract::{
+        Path, Request, State, WebSocketUpgrade,
+        ws::{CloseFrame, Message, close_code},
+    },
     response::Response,
     routing::{any, get, post},
 };
+use futures_util::StreamExt;
 use tokio::{
     io::DuplexStream,
     sync::{mpsc, oneshot},
     task::JoinHandle,
+    time::Instant,
 };
 use tower::{ServiceBuilder, timeout::TimeoutLayer};
 use tower_connection::{AcceptGate, ConnectionHandle, Guarded};
-use tower_connection_axum::accept;
+use tower_connection_axum::{Noticed, accept};
 use tower_connection_limit::{ConnectionLimitLayer, Limit};
 use tower_connection_rustls::TlsLayer;
 use tower_drain::Drain;
@@ -197,17 +202,27 @@ impl Server {
 
     /// A client of the stack's protocol. It waits for the TLS handshake, and for nothing else.
     pub async fn connect(&self) -> Wire {
-        let socket = self.connect_silently();
+        self.try_connect().await.expect("a connection")
+    }
+
+    /// The same, if the server still listens and does not end the connection meanwhile.
+    pub async fn try_connect(&self) -> Option<Wire> {
+        let (client, server) = tokio::io::duplex(PIPE);
+        self.pipes.send(server).ok()?;
         let pipe: Pipe = match &self.tls {
-            None => Box::new(socket),
+            None => Box::new(client),
             Some(tls) => {
                 let name = "localhost".try_into().expect("a name");
                 let connector = tokio_rustls::TlsConnector::from(tls.client.clone());
-                let connected = connector.connect(name, socket).await;
-                Box::new(connected.expect("the handshake succeeds"))
+                Box::new(connector.connect(name, client).await.ok()?)
             }
         };
-        Wire::new(Tap::new(pipe), self.stack.protocol()).await
+        Wire::new(Tap::new(pipe), self.stack.protocol()).await.ok()
+    }
+
+    /// Whether its listener is open.
+    pub fn is_listening(&self) -> bool {
+        !self.pipes.is_closed()
     }
 
     /// What its clients speak.
@@ -304,6 +319,8 @@ fn router(handlers: Handlers) -> Router {
         .route("/abort", get(abort))
         .route("/connection", get(connection))
         .route("/ticks/{ms}", get(ticks))
+        .route("/told", get(told))
+        .route("/ws-told", any(ws_told))
         .route("/ws", any(ws))
         .route("/ws-flood", any(ws_flood))
         .with_state(handlers)
@@ -439,11 +456,35 @@ async fn ws(upgrade: WebSocketUpgrade) -> Response {
     upgrade.on_upgrade(|mut socket| async move { while let Some(Ok(_)) = socket.recv().await {} })
 }
 
+/// A byte, and when the server is about to end, how many milliseconds are left.
+async fn told(State(handlers): State<Handlers>, Noticed(notice): Noticed) -> Body {
+    let left = futures_util::stream::once(async move {
+        let deadline = notice.given().await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        Ok::<_, io::Error>(Bytes::from(left.as_millis().to_string()))
+    });
+    let begun = futures_util::stream::once(future::ready(Ok(Bytes::from_static(b"."))));
+    let body = Body::from_stream(begun.chain(left));
+    Body::new(Guarded::new(body, handlers.enter()))
+}
+
+/// A WebSocket that is closed when the server is about to end.
+async fn ws_told(Noticed(notice): Noticed, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(async move |mut socket| {
+        notice.given().await;
+        let away = CloseFrame {
+            code: close_code::AWAY,
+            reason: "".into(),
+        };
+        let _ = socket.send(Message::Close(Some(away))).await;
+    })
+}
+
 /// A WebSocket that says more than anybody wants to hear.
 async fn ws_flood(State(handlers): State<Handlers>, upgrade: WebSocketUpgrade) -> Response {
     upgrade.on_upgrade(async move |mut socket| {
         let _running = handlers.enter();
-        let message = axum::extract::ws::Message::Binary(vec![b'.'; 10_000].into());
+        let message = Message::Binary(vec![b'.'; 10_000].into());
         while socket.send(message.clone()).await.is_ok() {}
     })
 }

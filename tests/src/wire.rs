@@ -72,12 +72,12 @@ impl Answer {
 }
 
 impl Wire {
-    pub(crate) async fn new(tap: Tap, protocol: Protocol) -> Self {
+    pub(crate) async fn new(tap: Tap, protocol: Protocol) -> Result<Self, hyper::Error> {
         let ending = tap.ending.subscribe();
         let io = TokioIo::new(tap);
         let sender = match protocol {
             Protocol::Http1 => {
-                let (sender, connection) = http1::handshake(io).await.expect("a fresh socket");
+                let (sender, connection) = http1::handshake(io).await?;
                 tokio::spawn(connection.with_upgrades());
                 Sender::Http1(sender)
             }
@@ -85,13 +85,12 @@ impl Wire {
                 let (sender, connection) = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
                     .handshake(io)
-                    .await
-                    .expect("a fresh socket");
+                    .await?;
                 tokio::spawn(connection);
                 Sender::Http2(sender)
             }
         };
-        Self { sender, ending }
+        Ok(Self { sender, ending })
     }
 
     /// Another hand on the same connection, for a second stream of HTTP/2.

@@ -2,6 +2,8 @@
 
 #[path = "conformance/connection.rs"]
 mod connection;
+#[path = "conformance/drain.rs"]
+mod drain;
 #[path = "conformance/keep_alive.rs"]
 mod keep_alive;
 #[path = "conformance/limit.rs"]
@@ -163,4 +165,24 @@ on_every_stack! {
     write_timeout::a_web_socket_must_be_read
     write_timeout::a_shutdown_waits_no_longer_than_that
     write_timeout::zero_waits_for_ever
+    drain::a_lame_duck_turns_nobody_away
+    drain::http2_hears_of_a_lame_duck_at_once_and_is_served_on
+    drain::an_idle_connection_has_a_last_chance
+    drain::without_a_last_chance_an_idle_connection_ends_at_once
+    drain::half_a_head_has_a_little_longer
+    drain::a_handshake_has_a_little_longer
+    drain::a_handshake_that_ends_after_the_begin_is_served
+    drain::who_waits_in_the_backlog_is_served
+    drain::what_is_in_flight_finishes
+    drain::a_response_that_had_begun_is_followed_by_a_last_chance
+    drain::what_runs_at_the_deadline_is_reset_and_named
+    drain::without_a_deadline_what_runs_is_waited_for
+    drain::a_second_word_ends_it_at_once
+    drain::who_is_idle_or_silent_is_not_cut
+    drain::a_stream_is_told_and_knows_the_deadline
+    drain::a_web_socket_is_told_and_waited_for
+    drain::a_web_socket_that_goes_on_is_cut
+    drain::closes_are_spread_over_their_window
+    drain::it_tells_what_it_waits_for
+    drain::however_clients_live_it_ends_in_time
 }

@@ -204,8 +204,11 @@ where
     }
     let mut waiting = VecDeque::new();
     let mut cx = Context::from_waker(Waker::noop());
-    while let Poll::Ready(accepted) = pin!(listener.accept()).poll(&mut cx) {
-        waiting.push_back(accepted);
+    while waiting.len() < usize::from(u16::MAX) {
+        match pin!(listener.accept()).poll(&mut cx) {
+            Poll::Ready(accepted) => waiting.push_back(accepted),
+            Poll::Pending => break,
+        }
     }
     waiting
 }

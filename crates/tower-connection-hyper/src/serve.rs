@@ -215,6 +215,9 @@ where
         let mut waiting = VecDeque::new();
         while let Some(io) = listener.take_waiting() {
             waiting.push_back(io);
+            if waiting.len() == usize::from(u16::MAX) {
+                break; // more than a backlog holds
+            }
         }
         drop(listener);
         while let Some(io) = waiting.pop_front() {

@@ -77,12 +77,7 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match self.phase(cx) {
             Phase::Serving | Phase::LameDuck => self.inner.poll_ready(cx).map_err(Into::into),
-            Phase::Draining if std::mem::take(&mut self.asked) => {
-                // The listener had nobody for it.
-                self.shared.acceptor_closed(self.key);
-                Poll::Ready(Err(Closed::default().into()))
-            }
-            Phase::Draining => {
+            Phase::Draining if !std::mem::take(&mut self.asked) => {
                 let ready = self.inner.poll_ready(cx).map_err(Into::into);
                 if ready.is_pending() {
                     self.shared.acceptor_waits(self.key);
@@ -94,7 +89,11 @@ where
                 }
                 ready
             }
-            Phase::Cutting | Phase::Finished => Poll::Ready(Err(Closed::default().into())),
+            // The listener had nobody for it, or must not be asked.
+            Phase::Draining | Phase::Cutting | Phase::Finished => {
+                self.shared.acceptor_closed(self.key);
+                Poll::Ready(Err(Closed::default().into()))
+            }
         }
     }
 

@@ -273,10 +273,12 @@ impl Shared {
         if last <= now { Ok(true) } else { Err(last) }
     }
 
-    /// Whether nobody is left, neither a connection nor an acceptor.
+    /// Whether nobody is left, neither a connection nor an acceptor that does not know.
     pub(crate) fn is_deserted(&self) -> bool {
         let roll = self.roll();
-        roll.seats.is_empty() && roll.acceptors.is_empty()
+        let mut acceptors = roll.acceptors.iter();
+        let closed = acceptors.all(|(_, acceptor)| matches!(acceptor.stage, Stage::Closed(_)));
+        roll.seats.is_empty() && closed
     }
 
     fn roll(&self) -> MutexGuard<'_, Roll> {

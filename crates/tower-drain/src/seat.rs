@@ -173,8 +173,11 @@ impl Seat {
             return Verdict::Leave;
         }
         let offset = settings.offset(self.number);
-        if handle.protocol() == Some(Version::HTTP_2) {
-            return self.close_at(stopped_at + offset, now);
+        let opening = handle.requests() == 0 && handle.head_since().is_some();
+        if handle.protocol() == Some(Version::HTTP_2) && !opening {
+            // Who has just come could not know, and would find itself told before it has asked.
+            let at = stopped_at.max(handle.accepted_at() + settings.last_chance);
+            return self.close_at(at + offset, now);
         }
         if !self.work().requests.is_empty() {
             return Verdict::Leave; // the end of the response will say so

@@ -98,3 +98,16 @@ pub(crate) fn resets(bytes: &[u8]) -> Vec<u8> {
     let resets = frames.filter(|(kind, ..)| *kind == RST_STREAM);
     resets.map(|(_, _, stream)| stream).collect()
 }
+
+/// The last stream of each GOAWAY.
+pub(crate) fn goaways(mut bytes: &[u8]) -> Vec<u32> {
+    let mut last = Vec::new();
+    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = bytes {
+        if let (GOAWAY, [d, e, f, g, ..]) = (*kind, rest) {
+            last.push(u32::from_be_bytes([*d, *e, *f, *g]));
+        }
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        bytes = rest.get(length..).unwrap_or(&[]);
+    }
+    last
+}

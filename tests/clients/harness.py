@@ -2,10 +2,13 @@
 import os
 import resource
 import selectors
+import signal
 import socket
 import ssl
 import struct
 import subprocess
+import tempfile
+import threading
 import time
 
 import h2.connection
@@ -27,12 +30,13 @@ RESERVE = 128  # sockets past the limit, at most
 class Playground:
     """The server, from its first line on stdout to its exit code."""
 
-    def __init__(self, stack, *flags, tls=False, nofile=None):
+    def __init__(self, stack, *flags, tls=False, nofile=None, logged=False):
         self.tls, self.stack = tls, stack
+        self.stderr = tempfile.TemporaryFile() if logged else subprocess.DEVNULL
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))) if nofile else None
         command = [BINARY, "--stack", stack, *flags] + (["--tls"] if tls else [])
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                        preexec_fn=limit)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.stderr, preexec_fn=limit,
+                                        env={**os.environ, "NO_COLOR": "1"})
         line = self.process.stdout.readline().decode()
         assert line.startswith("listening on http"), f"first line: {line!r}"
         self.url = line.split()[2]
@@ -44,6 +48,13 @@ class Playground:
     def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
+        self.process.stdout.close()
+        if self.stderr != subprocess.DEVNULL:
+            self.stderr.close()
+
+    def log(self):
+        """What it has said on stderr so far, if it was started `logged`."""
+        return os.pread(self.stderr.fileno(), 1 << 24, 0).decode()
 
     def silent(self, source=""):
         """A connection that says nothing, not even a TLS hello."""
@@ -51,8 +62,10 @@ class Playground:
 
     def connect(self, protocol="http/1.1", source=""):
         plain = self.silent(source)
-        if not self.tls:
-            return plain
+        return self.secure(plain, protocol) if self.tls else plain
+
+    def secure(self, plain, protocol="http/1.1"):
+        """The TLS handshake of a connection that was silent."""
         context = ssl._create_unverified_context()
         context.set_alpn_protocols([protocol])
         return context.wrap_socket(plain)
@@ -73,6 +86,32 @@ class Playground:
     def cpu_seconds(self):
         fields = open(f"/proc/{self.process.pid}/stat").read().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Ending:
+    """A server that was sent a signal: when it has ended, with which code, and what processor time it had used."""
+
+    def __init__(self, server, number=signal.SIGTERM):
+        self.process, self.log, self.logged = server.process, server.log, server.stderr != subprocess.DEVNULL
+        self.code = self.ended_at = self.usage = None
+        self.told_at = time.monotonic()
+        os.kill(self.process.pid, number)
+        self.waiter = threading.Thread(target=self.wait, daemon=True)
+        self.waiter.start()
+
+    def wait(self):
+        try:
+            _, status, self.usage = os.wait4(self.process.pid, 0)
+        except ChildProcessError:
+            return  # it had to be killed
+        self.ended_at = time.monotonic()
+        self.code = self.process.returncode = os.waitstatus_to_exitcode(status)
+
+    def over(self, within=10):
+        """The exit code, and how long it took."""
+        self.waiter.join(within)
+        assert self.ended_at, f"it has not ended within {within} s"
+        return self.code, self.ended_at - self.told_at
 
 
 class H2:

@@ -356,7 +356,7 @@ def signals_end_it(stack):
 
 def what_is_not_built_is_refused(stack):
     """A flag whose layer does not exist yet stops the program with a message that names it."""
-    unbuilt = ["--max-in-flight adaptive", "--max-wait 1s", "--lame-duck 1s", "--drain-timeout 500ms"]
+    unbuilt = ["--max-in-flight adaptive", "--max-wait 1s"]
     for flags in unbuilt:
         told = subprocess.run([harness.BINARY, "--stack", stack, *flags.split()], capture_output=True, timeout=5)
         assert told.returncode == 2 and flags.split()[0] in told.stderr.decode(), told

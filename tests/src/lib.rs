@@ -13,11 +13,13 @@
     reason = "a test harness: a panic is a failed test, and every result is looked at"
 )]
 
+mod dice;
 mod server;
 mod stack;
 mod wire;
 
 pub use crate::{
+    dice::dice,
     server::{Layers, Server},
     stack::{Protocol, Stack},
     wire::{Answer, Ending, Wire},

@@ -4,11 +4,14 @@
 
 use std::{
     convert::Infallible,
+    error::Error,
+    fmt,
     future::{pending, ready},
     io::{self, ErrorKind},
     net::SocketAddr,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{Extension, Router, extract::ConnectInfo, routing::get};
@@ -18,14 +21,18 @@ use hyper::{body::Incoming, server::conn::http1, upgrade};
 use hyper_util::{rt::TokioIo, server::conn::auto};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream},
     sync::{Notify, mpsc},
+    task::JoinHandle,
 };
-use tower::{Service, ServiceBuilder, limit::ConcurrencyLimitLayer, service_fn};
-use tower_connection::{Accept, BoxIo, ConnectionHandle, Held};
+use tower::{Layer, Service, ServiceBuilder, limit::ConcurrencyLimitLayer, service_fn};
+use tower_connection::{
+    Accept, AcceptExt, Backlog, BoxIo, Connection, ConnectionHandle, Held, Socket,
+};
 use tower_connection_axum::{Accepting, FromAcceptor, accept};
-use tower_connection_hyper::{BoxListener, Listener, serve};
+use tower_connection_hyper::{BoxListener, Listener, drive, serve};
 use tower_connection_limit::{AtCapacity, ConnectionLimitLayer, Limit};
+use tower_drain::Drain;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 const UPGRADE: &[u8] =
@@ -481,4 +488,126 @@ async fn handshakes_under_way_are_bounded_by_a_concurrency_limit() {
     assert!(accepted.try_recv().is_err(), "a third handshake");
     drop(first);
     accepted.recv().await.expect("the third");
+}
+
+/// The three ways to accept, each with the drain as a layer.
+fn drained(way: usize, listener: TcpListener, drain: &Drain) -> JoinHandle<io::Result<()>> {
+    let layer = drain.layer();
+    match way {
+        0 => {
+            let app = Router::new()
+                .route("/", get(|| async { "hello" }))
+                .route("/stuck", get(pending::<()>));
+            let acceptor = layer.layer(accept(app));
+            let ended = drain.watch().ended();
+            tokio::spawn(
+                axum::serve(Accepting::new(listener, acceptor), FromAcceptor)
+                    .with_graceful_shutdown(ended)
+                    .into_future(),
+            )
+        }
+        1 => {
+            let acceptor = layer.layer(Accept::new(service_fn(hello_or_stuck)));
+            tokio::spawn(serve(listener, acceptor).into_future())
+        }
+        _ => {
+            let mut acceptor = layer.layer(Accept::new(service_fn(hello_or_stuck)));
+            tokio::spawn(async move {
+                loop {
+                    let connection = match acceptor.accept(listener.accept()).await {
+                        Ok(connection) => connection,
+                        Err(error) if error.is_closed() => break,
+                        Err(error) => return Err(error.into()),
+                    };
+                    serve_one(connection);
+                }
+                let waiting: Vec<_> = Backlog::of(&listener).collect();
+                drop(listener);
+                for socket in waiting {
+                    let socket = ready(Ok((socket, ())));
+                    match acceptor.accept(socket).await {
+                        Ok(connection) => serve_one(connection),
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Ok(())
+            })
+        }
+    }
+}
+
+fn serve_one<E, I, S, B>(
+    connection: impl Future<Output = Result<Connection<I, S>, E>> + Send + 'static,
+) where
+    E: fmt::Debug,
+    I: Socket,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: http_body::Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    tokio::spawn(async {
+        let connection = connection.await.expect("no handshake");
+        let _ = drive(connection, &http1::Builder::new()).await;
+    });
+}
+
+async fn hello_or_stuck(request: Request<Incoming>) -> Result<Response<String>, Infallible> {
+    if request.uri().path() == "/stuck" {
+        pending::<()>().await;
+    }
+    hello(request).await
+}
+
+#[tokio::test]
+async fn a_drain_serves_who_waits_in_the_backlog_of_the_kernel() {
+    // DRAIN-2: more of them than a task may accept in one turn.
+    for way in 0..3 {
+        let drain = Drain::new(Duration::ZERO);
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+        let listener = socket.listen(1_000).expect("a backlog");
+        let address = listener.local_addr().expect("an address");
+        let mut clients = Vec::new();
+        for _ in 0..300 {
+            clients.push(connect(address, GET).await);
+        }
+        let server = drained(way, listener, &drain);
+        drain.begin();
+        for client in clients {
+            let answer = read(client).await.expect("no reset");
+            assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+            assert!(answer.contains("connection: close"), "{answer}");
+        }
+        let report = drain.finished().await;
+        assert_eq!((report.ended, report.cut.len()), (300, 0), "{report}");
+        server.await.expect("no panic").expect("no error");
+        let refused = TcpStream::connect(address).await.expect_err("closed");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    }
+}
+
+#[tokio::test]
+async fn what_a_drain_cuts_is_reset() {
+    // DRAIN-7, DRAIN-8: a truncated answer must not look whole.
+    for way in 0..3 {
+        let drain = Drain::new(Duration::ZERO);
+        let (listener, address) = bind().await;
+        let server = drained(way, listener, &drain);
+        let stuck = b"GET /stuck HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        let client = connect(address, stuck).await;
+        let mut idle = connect(address, GET).await;
+        read_until(&mut idle, "hello").await;
+        while drain.watch().progress().requests == 0 {
+            tokio::task::yield_now().await;
+        }
+        drain.cut();
+        let reset = read(client).await.expect_err("a reset");
+        assert_eq!(reset.kind(), ErrorKind::ConnectionReset);
+        let report = drain.finished().await;
+        assert_eq!(report.cut.len(), 1, "{report}");
+        assert_eq!(report.cut[0].requests[0].method, "GET");
+        assert!(report.cut[0].peer.ip().is_some());
+        server.await.expect("no panic").expect("no error");
+    }
 }

@@ -82,6 +82,7 @@ where
         f.debug_struct("Accepting")
             .field("listener", &self.listener)
             .field("acceptor", &self.acceptor)
+            .field("waiting", &self.waiting.len())
             .field("making", &self.making.len())
             .finish()
     }

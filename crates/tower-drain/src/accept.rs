@@ -133,7 +133,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let me = self.project();
         let connection = ready!(me.inner.poll(cx)).map_err(Into::into)?;
-        me.seat.set_handle(connection.handle().clone());
+        me.seat.set_handle(connection.handle());
         let seat = me.seat.clone();
         Poll::Ready(Ok(
             connection.map_service(|service| DrainService::new(service, seat))

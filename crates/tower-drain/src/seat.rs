@@ -74,7 +74,7 @@ impl Seat {
     }
 
     /// The connection is made.
-    pub(crate) fn set_handle(self: &Arc<Self>, handle: ConnectionHandle) {
+    pub(crate) fn set_handle(self: &Arc<Self>, handle: &ConnectionHandle) {
         let work = self.work();
         let end = work.end;
         handle.set_notice(self.shared.notice());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use conformance::{Answer, Layers, Protocol, Server, Stack, Wire};
+use conformance::{Answer, Layers, Protocol, Server, Stack, Wire, dice};
 use http::Version;
 use http_body_util::BodyExt;
 use tokio::{
@@ -256,7 +256,7 @@ pub(crate) async fn who_waits_in_the_backlog_is_served(stack: Stack) {
     // DRAIN-2: also if only one is served at a time.
     let layers = Layers {
         drain: drain(),
-        limit: ConnectionLimitLayer::new(1).at_capacity(&[AtCapacity::Wait]),
+        limit: ConnectionLimitLayer::new(1).at_capacity(AtCapacity::Wait),
         ..Layers::default()
     };
     let server = layers.start(stack).await;
@@ -311,7 +311,7 @@ pub(crate) async fn a_response_that_had_begun_is_followed_by_a_last_chance(stack
     let body = response.into_body().collect().await.expect("all of it");
     assert_eq!(body.to_bytes().len(), 1_000_000);
     if stack.protocol() == Protocol::Http1 {
-        sleep(LAST_CHANCE - 10 * MS).await;
+        sleep_until(Instant::now() + LAST_CHANCE - 10 * MS).await;
         assert_last(&wire.get("/").await.expect("an answer"), stack);
     }
     let report = server.drain().finished().await;
@@ -434,8 +434,9 @@ pub(crate) async fn a_web_socket_that_goes_on_is_cut(stack: Stack) {
     // DRAIN-6, DRAIN-7, DRAIN-8
     let server = start(stack, Drain::new(5 * S)).await;
     let mut socket = server.connect().await.web_socket().await;
+    let begun = Instant::now();
     server.drain().begin();
-    sleep(5 * S - MS).await;
+    sleep_until(begun + 5 * S - MS).await;
     assert_eq!(server.limit().open(), 1);
     let report = server.drain().finished().await;
     assert_eq!(report.cut.len(), 1, "{report}");
@@ -514,21 +515,21 @@ pub(crate) async fn it_tells_what_it_waits_for(stack: Stack) {
 }
 
 /// A client of some kind, who does not care how it ends.
-async fn live(server: &Server, mut roll: impl FnMut(u64) -> u64) {
-    sleep(roll(3_000) as u32 * MS).await;
-    let patience = roll(6_000) as u32 * MS;
+async fn live(server: &Server, mut roll: impl FnMut(u32) -> u32) {
+    sleep(roll(3_000) * MS).await;
+    let patience = roll(6_000) * MS;
     let kind = roll(10);
     let life = async {
         if kind < 2 {
             if server.is_listening() {
                 let mut socket = server.connect_silently();
-                let half = [
-                    &b""[..],
-                    b"GET / HT",
-                    b"PRI * HTTP/2.0\r\n",
-                    b"\x16\x03\x01",
-                ];
-                let _ = socket.write_all(half[roll(4) as usize]).await;
+                let half = match roll(4) {
+                    0 => &b""[..],
+                    1 => b"GET / HT",
+                    2 => b"PRI * HTTP/2.0\r\n",
+                    _ => b"\x16\x03\x01",
+                };
+                let _ = socket.write_all(half).await;
                 let _ = socket.read_to_end(&mut Vec::new()).await;
             }
             return;
@@ -551,7 +552,7 @@ async fn live(server: &Server, mut roll: impl FnMut(u64) -> u64) {
                 let request = http::Request::get("http://localhost/chunks/300000");
                 let request = request.header("host", "localhost").body(Bytes::new());
                 let response = wire.begin(request.expect("a request")).await;
-                sleep(roll(2_000) as u32 * MS).await;
+                sleep(roll(2_000) * MS).await;
                 drop(response);
             }
             7 => drop(wire.get("/told").await),
@@ -565,30 +566,16 @@ async fn live(server: &Server, mut roll: impl FnMut(u64) -> u64) {
 pub(crate) async fn however_clients_live_it_ends_in_time(stack: Stack) {
     // DRAIN-7, DRAIN-9: seeded random lives, and a drain at a random moment.
     for seed in 1_u64..=12 {
-        let mut dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15); // Marsaglia's xorshift
-        let mut roll = move |sides: u64| {
-            dice ^= dice << 13;
-            dice ^= dice >> 7;
-            dice ^= dice << 17;
-            dice % sides
-        };
-        let timeout_ = roll(4_000) as u32 * MS + MS;
-        let lame_duck = roll(2) as u32 * 500 * MS;
-        let drain = Drain::new(timeout_).lame_duck(lame_duck);
-        let drain = drain.spread(roll(2) as u32 * 700 * MS);
+        let mut roll = dice(seed);
+        let most_ = roll(4_000) * MS + MS;
+        let lame_duck = roll(2) * 500 * MS;
+        let drain = Drain::new(most_).lame_duck(lame_duck);
+        let drain = drain.spread(roll(2) * 700 * MS);
         let server = start(stack, drain).await;
-        let begin_at = roll(3_000) as u32 * MS;
-        let cut_after = (roll(4) == 0).then(|| roll(4_000) as u32 * MS);
+        let begin_at = roll(3_000) * MS;
+        let cut_after = (roll(4) == 0).then(|| roll(4_000) * MS);
 
-        let clients = (0..20).map(|n| {
-            let mut own = seed.wrapping_mul(1_000).wrapping_add(n) | 1;
-            live(&server, move |sides| {
-                own ^= own << 13;
-                own ^= own >> 7;
-                own ^= own << 17;
-                own % sides
-            })
-        });
+        let clients = (0..20).map(|n| live(&server, dice(1_000 * seed + n)));
         let ends = async {
             sleep(begin_at).await;
             let begun = Instant::now();
@@ -601,7 +588,7 @@ pub(crate) async fn however_clients_live_it_ends_in_time(stack: Stack) {
                 });
             }
             let report = server.drain().finished().await;
-            let most = (lame_duck + timeout_).min(cut_after.unwrap_or(100 * S));
+            let most = (lame_duck + most_).min(cut_after.unwrap_or(100 * S));
             let took = begun.elapsed();
             assert!(
                 took <= most + 20 * MS,

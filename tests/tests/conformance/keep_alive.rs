@@ -3,7 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use bytes::Bytes;
-use conformance::{Layers, Protocol, Server, Stack, Wire};
+use conformance::{Layers, Protocol, Server, Stack, Wire, dice};
 use http::Request;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -54,13 +54,7 @@ pub(crate) async fn an_idle_connection_is_closed_at_its_timeout(stack: Stack) {
 pub(crate) async fn however_it_lived_it_ends_when_it_is_idle(stack: Stack) {
     // KEEP-1, KEEP-2, READ-3: seeded random lives, each with both layers.
     for seed in 1_u64..=20 {
-        let mut dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15); // Marsaglia's xorshift
-        let mut roll = |sides: u64| {
-            dice ^= dice << 13;
-            dice ^= dice >> 7;
-            dice ^= dice << 17;
-            dice % sides
-        };
+        let mut roll = dice(seed);
         let layers = Layers {
             keep_alive: KeepAliveLayer::default(),
             read_timeout: ReadTimeoutLayer::default(),
@@ -100,7 +94,7 @@ pub(crate) async fn however_it_lived_it_ends_when_it_is_idle(stack: Stack) {
             if roll(3) > 0 {
                 let pause = roll(4_950);
                 write!(story, " pause {pause}").expect("a string takes it");
-                sleep(Duration::from_millis(pause)).await;
+                sleep(Duration::from_millis(pause.into())).await;
             }
         }
         wire.get("/").await.expect(&story);

@@ -10,6 +10,7 @@ use std::{
     convert::Infallible,
     fs, io,
     process::{Command, ExitCode},
+    time::Duration,
 };
 
 use axum::{Router, routing::get};
@@ -35,6 +36,7 @@ use tower_connection::{Accept, Connection, Socket};
 use tower_connection_axum::{Accepting, FromAcceptor, accept};
 use tower_connection_hyper::{Builder, serve};
 use tower_connection_limit::ConnectionLimitLayer;
+use tower_drain::Drain;
 use tower_keep_alive::KeepAliveLayer;
 use tower_read_timeout::ReadTimeoutLayer;
 use tower_write_timeout::WriteTimeoutLayer;
@@ -49,14 +51,15 @@ const STACKS: [&str; 5] = [
     "hyper-auto",
 ];
 /// The stock server; the same with hyper's own timeout for heads (where it can be set, on HTTP/1); ours without a
-/// layer; with the timeouts for reads and idleness; with the one for writes; with the limit; with it and without the handle in requests. The cost of a layer is the
-/// difference to ours without one.
-const VARIANTS: [&str; 7] = [
+/// layer; with the timeouts for reads and idleness; with the one for writes; with the drain; with the limit; with it and
+/// without the handle in requests. The cost of a layer is the difference to ours without one.
+const VARIANTS: [&str; 8] = [
     "bare",
     "timer",
     "no-layer",
     "timeouts",
     "write",
+    "drain",
     "limit",
     "no-handle",
 ];
@@ -237,6 +240,7 @@ fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
         .layer(KeepAliveLayer::default())
         .layer(ReadTimeoutLayer::default());
     let write = WriteTimeoutLayer::default();
+    let drain = Drain::new(Duration::from_secs(30)).layer();
     match (stack.starts_with("axum"), variant) {
         (true, "bare") => {
             tokio::spawn(axum::serve(listener, router).into_future());
@@ -244,6 +248,7 @@ fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
         (true, "no-layer") => on_axum(listener, accept(router)),
         (true, "timeouts") => on_axum(listener, timeouts.service(accept(router))),
         (true, "write") => on_axum(listener, write.layer(accept(router))),
+        (true, "drain") => on_axum(listener, drain.layer(accept(router))),
         (true, "limit") => on_axum(listener, limit.layer(accept(router))),
         (true, _) => {
             let accept = accept(router).without_handle_in_requests();
@@ -256,6 +261,7 @@ fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
             on_hyper(stack, listener, timeouts.service(service));
         }
         (false, "write") => on_hyper(stack, listener, write.layer(service)),
+        (false, "drain") => on_hyper(stack, listener, drain.layer(service)),
         (false, "limit") => on_hyper(stack, listener, limit.layer(service)),
         (false, _) => {
             let accept = service.without_handle_in_requests();

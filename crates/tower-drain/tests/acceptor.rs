@@ -1,0 +1,171 @@
+//! What an acceptor under a drain says when it is asked.
+
+use std::{
+    convert::Infallible,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use tokio::io::DuplexStream;
+use tokio_test::task;
+use tower::{Layer, Service, service_fn};
+use tower_connection::{Accept, AcceptGate, Closed};
+use tower_drain::{Drain, Phase};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn hello(_: Request<()>) -> Result<Response<String>, Infallible> {
+    Ok(Response::default())
+}
+
+/// Asks `acceptor` as a listener would.
+fn ask<A>(acceptor: &mut A, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>
+where
+    A: Service<DuplexStream, Error = BoxError>,
+{
+    acceptor.poll_ready(cx)
+}
+
+fn is_closed(ready: &Poll<Result<(), BoxError>>) -> bool {
+    matches!(ready, Poll::Ready(Err(error)) if Closed::caused(&**error))
+}
+
+fn is_ready(ready: &Poll<Result<(), BoxError>>) -> bool {
+    matches!(ready, Poll::Ready(Ok(())))
+}
+
+async fn draining(drain: &Drain) {
+    drain.begin();
+    while drain.watch().phase() < Phase::Draining {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_closed_once_the_listener_had_nobody_for_it() {
+    // DRAIN-2
+    let drain = Drain::new(Duration::ZERO);
+    let mut acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
+    let mut task = task::spawn(());
+    assert!(task.enter(|cx, _| is_ready(&ask(&mut acceptor, cx))));
+    assert!(task.enter(|cx, _| is_ready(&ask(&mut acceptor, cx))));
+
+    assert!(!task.is_woken());
+    draining(&drain).await;
+    assert!(
+        task.is_woken(),
+        "it waits for a client, and must hear of the end"
+    );
+    for _ in 0..3 {
+        assert!(task.enter(|cx, _| is_ready(&ask(&mut acceptor, cx))));
+        assert!(task.is_woken(), "it must be asked again if nobody comes");
+        let (_client, socket) = tokio::io::duplex(64);
+        drop(acceptor.call(socket));
+    }
+    assert!(task.enter(|cx, _| is_ready(&ask(&mut acceptor, cx))));
+    assert!(task.enter(|cx, _| is_closed(&ask(&mut acceptor, cx))));
+
+    // Who is found at the very last is served.
+    assert!(task.enter(|cx, _| is_ready(&ask(&mut acceptor, cx))));
+    let (_client, socket) = tokio::io::duplex(64);
+    drop(acceptor.call(socket));
+    assert!(drain.finished().await.is_complete());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_what_is_inside_is_not_ready_it_is_not_closed() {
+    // DRAIN-2: somebody may wait in the backlog.
+    let drain = Drain::new(Duration::from_secs(5));
+    let gate = AcceptGate::default();
+    let mut acceptor = (drain.layer()).layer(gate.layer(Accept::new(service_fn(hello))));
+    let shut = gate.shut();
+    let mut task = task::spawn(());
+    draining(&drain).await;
+    assert!(task.enter(|cx, _| ask(&mut acceptor, cx).is_pending()));
+    tokio::time::sleep(Duration::from_millis(4_999)).await;
+    assert!(!task.is_woken());
+    assert_eq!(drain.watch().phase(), Phase::Draining);
+    // DRAIN-7
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    assert!(task.is_woken(), "at the deadline nobody is waited for");
+    assert!(task.enter(|cx, _| is_closed(&ask(&mut acceptor, cx))));
+    assert!(drain.finished().await.is_complete());
+    drop(shut);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acceptor_that_nobody_asks_is_waited_for_a_second() {
+    // DRAIN-9
+    let drain = Drain::new(Duration::ZERO);
+    let acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
+    drain.begin();
+    let report = drain.finished().await;
+    assert_eq!(report.took, Duration::from_secs(1));
+    drop(acceptor);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_clone_of_an_acceptor_is_waited_for() {
+    // DRAIN-9
+    let drain = Drain::new(Duration::ZERO);
+    let acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
+    let mut clone = acceptor.clone();
+    let mut task = task::spawn(());
+    draining(&drain).await;
+    drop(acceptor);
+    assert!(task.enter(|cx, _| is_ready(&ask(&mut clone, cx))));
+    assert!(task.enter(|cx, _| is_closed(&ask(&mut clone, cx))));
+    let report = drain.finished().await;
+    // It may hand over what it finds at the very last.
+    assert_eq!(report.took, Duration::from_millis(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_counted_before_it_is_made() {
+    // DRAIN-9
+    let drain = Drain::new(Duration::ZERO);
+    let mut acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
+    let mut task = task::spawn(());
+    assert!(task.enter(|cx, _| is_ready(&ask(&mut acceptor, cx))));
+    let (_client, socket) = tokio::io::duplex(64);
+    let connection = acceptor.call(socket);
+    assert_eq!(drain.watch().progress().connections, 1);
+    let connection = connection.await.expect("nothing can fail");
+    let (io, mut service) = connection.into_parts();
+    let answer = service.call(Request::new(())).await;
+    assert_eq!(drain.watch().progress().requests, 1);
+    drop(answer);
+    assert_eq!(drain.watch().progress().requests, 0);
+    drop(service);
+    assert_eq!(drain.watch().progress().connections, 1);
+    drop(io);
+    assert_eq!(drain.watch().progress().connections, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_ends_by_itself_begins_the_drain() {
+    let drain = Drain::new(Duration::from_secs(5)).lame_duck(Duration::from_secs(60));
+    let report = drain.run(async { Ok(()) }).await;
+    // Nobody accepts any more: there is nothing to be a lame duck for.
+    assert_eq!(report.expect("no error").took, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_ends_is_not_waited_for() {
+    // DRAIN-7
+    let drain = Drain::new(Duration::from_secs(5));
+    drain.begin_on(tokio::time::sleep(Duration::from_secs(1)));
+    let report = drain
+        .run(std::future::pending::<std::io::Result<()>>())
+        .await;
+    assert!(report.expect("no error").is_complete());
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "settings come before layers")]
+async fn settings_come_first() {
+    let drain = Drain::new(Duration::from_secs(5));
+    let _layer = drain.layer();
+    let _ = drain.lame_duck(Duration::from_secs(1));
+}

@@ -38,7 +38,7 @@
 //!
 //! # What this does not do
 //!
-//! The graceful shutdown has no deadline, and upgraded connections are not waited for.
+//! The graceful shutdown has no deadline, and upgraded connections are not waited for: that is `tower-drain`'s.
 
 mod backoff;
 mod builder;

@@ -209,12 +209,17 @@ impl Server {
     pub async fn try_connect(&self) -> Option<Wire> {
         let (client, server) = tokio::io::duplex(PIPE);
         self.pipes.send(server).ok()?;
+        self.speak(client).await
+    }
+
+    /// Makes a client of a socket that has said nothing yet.
+    pub async fn speak(&self, socket: DuplexStream) -> Option<Wire> {
         let pipe: Pipe = match &self.tls {
-            None => Box::new(client),
+            None => Box::new(socket),
             Some(tls) => {
                 let name = "localhost".try_into().expect("a name");
                 let connector = tokio_rustls::TlsConnector::from(tls.client.clone());
-                Box::new(connector.connect(name, client).await.ok()?)
+                Box::new(connector.connect(name, socket).await.ok()?)
             }
         };
         Wire::new(Tap::new(pipe), self.stack.protocol()).await.ok()

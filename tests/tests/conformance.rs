@@ -168,9 +168,11 @@ on_every_stack! {
     drain::a_lame_duck_turns_nobody_away
     drain::http2_hears_of_a_lame_duck_at_once_and_is_served_on
     drain::an_idle_connection_has_a_last_chance
+    drain::http2_that_has_just_come_has_a_last_chance
     drain::without_a_last_chance_an_idle_connection_ends_at_once
     drain::half_a_head_has_a_little_longer
     drain::a_handshake_has_a_little_longer
+    drain::who_ends_his_handshake_has_a_last_chance
     drain::a_handshake_that_ends_after_the_begin_is_served
     drain::who_waits_in_the_backlog_is_served
     drain::what_is_in_flight_finishes

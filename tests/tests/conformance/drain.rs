@@ -161,6 +161,26 @@ pub(crate) async fn an_idle_connection_has_a_last_chance(stack: Stack) {
     assert_over(server).await;
 }
 
+pub(crate) async fn http2_that_has_just_come_has_a_last_chance(stack: Stack) {
+    // DRAIN-3: told before it has asked, a client would have come for nothing.
+    let Some((server, mut socket)) = bare(stack, Protocol::Http2, drain()).await else {
+        return;
+    };
+    let accepted = Instant::now();
+    socket.write_all(&PREFACE).await.expect("open");
+    sleep(10 * MS).await;
+    server.drain().begin();
+    sleep_until(accepted + LAST_CHANCE - 10 * MS).await;
+    assert!(raw::goaways(&said(&mut socket).await).is_empty());
+    socket.write_all(&raw::get(1, "/")).await.expect("open");
+    let answer = said(&mut socket).await;
+    assert!(raw::ended(&answer, 1));
+    assert_eq!(raw::goaways(&answer), [(1 << 31) - 1]);
+    assert!(server.drain().finished().await.is_complete());
+    assert_eq!(raw::goaways(&said(&mut socket).await).last(), Some(&1));
+    assert_over(server).await;
+}
+
 pub(crate) async fn without_a_last_chance_an_idle_connection_ends_at_once(stack: Stack) {
     // DRAIN-3
     let server = start(stack, drain().last_chance(Duration::ZERO)).await;
@@ -228,6 +248,28 @@ pub(crate) async fn a_handshake_has_a_little_longer(stack: Stack) {
     assert!(report.is_complete(), "{report}");
     let took = begun.elapsed();
     assert!(took >= ARRIVING && took < ARRIVING + 30 * MS, "{took:?}");
+    assert_over(server).await;
+}
+
+pub(crate) async fn who_ends_his_handshake_has_a_last_chance(stack: Stack) {
+    // DRAIN-3, DRAIN-5
+    if !stack.is_tls() || stack.protocol() == Protocol::Http2 {
+        return;
+    }
+    let server = start(stack, drain()).await;
+    let (silent, late) = (server.connect_silently(), server.connect_silently());
+    sleep(MS).await;
+    server.drain().begin();
+    sleep(100 * MS).await;
+    let mut silent = server.speak(silent).await.expect("a handshake");
+    let mut late = server.speak(late).await.expect("a handshake");
+    let made = Instant::now();
+    sleep_until(made + LAST_CHANCE - 10 * MS).await;
+    assert_last(&late.get("/").await.expect("an answer"), stack);
+    assert!(!silent.ending().ended);
+    silent.ended().await;
+    assert!(made.elapsed() < LAST_CHANCE + 10 * MS);
+    assert!(server.drain().finished().await.is_complete());
     assert_over(server).await;
 }
 
@@ -305,7 +347,9 @@ pub(crate) async fn a_response_that_had_begun_is_followed_by_a_last_chance(stack
     let mut wire = server.connect().await;
     let request = http::Request::get("http://localhost/chunks/1000000").header("host", "localhost");
     let request = request.body(Bytes::new()).expect("a request");
-    let response = wire.begin(request).await.expect("a head");
+    let response = wire.begin(request.clone()).await.expect("a head");
+    let mut slow = server.connect().await;
+    let read_later = slow.begin(request).await.expect("a head");
     server.drain().begin();
     sleep(5 * S).await;
     let body = response.into_body().collect().await.expect("all of it");
@@ -314,8 +358,13 @@ pub(crate) async fn a_response_that_had_begun_is_followed_by_a_last_chance(stack
         sleep_until(Instant::now() + LAST_CHANCE - 10 * MS).await;
         assert_last(&wire.get("/").await.expect("an answer"), stack);
     }
+    let body = read_later.into_body().collect().await.expect("all of it");
+    assert_eq!(body.to_bytes().len(), 1_000_000);
+    let answered = Instant::now();
     let report = server.drain().finished().await;
     assert!(report.is_complete(), "{report}");
+    let took = answered.elapsed();
+    assert!(took < LAST_CHANCE.max(PATIENCE) + 20 * MS, "{took:?}");
     assert_over(server).await;
 }
 

@@ -172,6 +172,7 @@ on_every_stack! {
     drain::without_a_last_chance_an_idle_connection_ends_at_once
     drain::half_a_head_has_a_little_longer
     drain::a_handshake_has_a_little_longer
+    drain::a_handshake_from_the_backlog_has_no_longer
     drain::who_ends_his_handshake_has_a_last_chance
     drain::a_handshake_that_ends_after_the_begin_is_served
     drain::who_waits_in_the_backlog_is_served

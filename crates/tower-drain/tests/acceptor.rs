@@ -144,6 +144,20 @@ async fn a_connection_is_counted_before_it_is_made() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_is_made_after_the_end_is_reset() {
+    // DRAIN-7: by a loop that does not listen.
+    let drain = Drain::new(Duration::ZERO);
+    let mut acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
+    drain.cut();
+    drain.finished().await;
+    let (_client, socket) = tokio::io::duplex(64);
+    let connection = acceptor.call(socket).await.expect("nothing can fail");
+    assert!(connection.handle().is_aborted());
+    drop(connection);
+    assert_eq!(drain.watch().progress().connections, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_ends_by_itself_begins_the_drain() {
     let drain = Drain::new(Duration::from_secs(5)).lame_duck(Duration::from_secs(60));
     let report = drain.run(async { Ok(()) }).await;

@@ -251,6 +251,24 @@ pub(crate) async fn a_handshake_has_a_little_longer(stack: Stack) {
     assert_over(server).await;
 }
 
+pub(crate) async fn a_handshake_from_the_backlog_has_no_longer(stack: Stack) {
+    // DRAIN-2, DRAIN-5
+    if !stack.is_tls() {
+        return;
+    }
+    let server = start(stack, drain()).await;
+    let shut = server.gate().shut();
+    let _silent = server.connect_silently();
+    server.drain().begin();
+    sleep(2 * S).await;
+    drop(shut);
+    let accepted = Instant::now();
+    assert!(server.drain().finished().await.is_complete());
+    let took = accepted.elapsed();
+    assert!((ARRIVING..ARRIVING + 10 * MS).contains(&took), "{took:?}");
+    assert_over(server).await;
+}
+
 pub(crate) async fn who_ends_his_handshake_has_a_last_chance(stack: Stack) {
     // DRAIN-3, DRAIN-5
     if !stack.is_tls() || stack.protocol() == Protocol::Http2 {

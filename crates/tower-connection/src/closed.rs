@@ -2,12 +2,12 @@ use std::{error::Error, fmt};
 
 /// Why an acceptor will take no more sockets, when nothing went wrong: its server ends.
 ///
-/// An acceptor answers `poll_ready` with it once nobody waits in the backlog any more. Whoever accepts then closes
-/// the listener, and serves on what is open. Both adapters do; a loop of your own asks
-/// [`AcceptError::is_closed`](crate::AcceptError::is_closed).
+/// An acceptor answers `poll_ready` with it. Whoever accepts then takes out who waits in the backlog (see
+/// [`Backlog`](crate::Backlog)), closes the listener, and serves on what is open. Both adapters do; a loop of your own
+/// asks [`AcceptError::is_closed`](crate::AcceptError::is_closed).
 ///
-/// It is no end for who has come already: what is found in the backlog at the very last (see
-/// [`Backlog`](crate::Backlog)) may still be handed over, each after another `poll_ready`.
+/// It is no end for who has come already: those from the backlog are handed over as ever, each after another
+/// `poll_ready`, which may now make them wait. Who cannot be served any more is told with the same error.
 ///
 /// ```
 /// use std::error::Error;

@@ -28,6 +28,8 @@ pub struct DrainAcceptor<A> {
     waker: Option<Waker>,
     /// It was ready for the last of the backlog, and has not been called since.
     asked: bool,
+    /// It has said that accepting is over.
+    closed: bool,
 }
 
 impl<A> DrainAcceptor<A> {
@@ -38,6 +40,7 @@ impl<A> DrainAcceptor<A> {
             shared,
             waker: None,
             asked: false,
+            closed: false,
         }
     }
 
@@ -75,26 +78,30 @@ where
     type Future = DrainFuture<A::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        match self.phase(cx) {
-            Phase::Serving | Phase::LameDuck => self.inner.poll_ready(cx).map_err(Into::into),
-            Phase::Draining if !std::mem::take(&mut self.asked) => {
-                let ready = self.inner.poll_ready(cx).map_err(Into::into);
-                if ready.is_pending() {
-                    self.shared.acceptor_waits(self.key);
-                } else {
-                    self.shared.acceptor_listens(self.key);
-                    self.asked = true;
-                    // To be asked again also if nobody comes.
-                    cx.waker().wake_by_ref();
-                }
-                ready
+        let phase = self.phase(cx);
+        if phase < Phase::Draining {
+            return self.inner.poll_ready(cx).map_err(Into::into);
+        }
+        let asked = std::mem::take(&mut self.asked);
+        if phase == Phase::Draining && !asked {
+            let ready = self.inner.poll_ready(cx).map_err(Into::into);
+            if ready.is_ready() {
+                self.shared.acceptor_listens(self.key);
+                self.asked = true;
+                // To be asked again also if nobody comes.
+                cx.waker().wake_by_ref();
+                return ready;
             }
-            // The listener had nobody for it, or must not be asked.
-            Phase::Draining | Phase::Cutting | Phase::Finished => {
-                self.shared.acceptor_closed(self.key);
-                Poll::Ready(Err(Closed::default().into()))
+            if self.closed {
+                // For those who were taken out of the backlog.
+                self.shared.acceptor_waits(self.key);
+                return Poll::Pending;
             }
         }
+        // The listener had nobody for it; or it is full, and those who come now should go elsewhere.
+        self.closed = true;
+        self.shared.acceptor_closed(self.key);
+        Poll::Ready(Err(Closed::default().into()))
     }
 
     fn call(&mut self, io: Io) -> Self::Future {

@@ -8,9 +8,10 @@ use crate::{Drain, DrainAcceptor, roll::Shared};
 ///
 /// Outermost in the stack: it then knows of each socket from accept to close, and of each request.
 ///
-/// Its acceptor is ready as the one inside is. Once the drain has begun and the lame duck is over, it is ready for as
-/// long as somebody waits in the backlog, and then fails with [`Closed`](tower_connection::Closed), at which whoever
-/// accepts closes the listener. Its error is therefore a boxed one.
+/// Its acceptor is ready as the one inside is. Once the drain has begun and the lame duck is over, it fails with
+/// [`Closed`](tower_connection::Closed) as soon as nobody waits in the backlog, or the acceptor inside is not ready; at
+/// which whoever accepts takes out who is left there, and closes the listener. For those it is then ready as the one
+/// inside is, until the deadline. Its error is therefore a boxed one.
 ///
 /// # Examples
 ///

@@ -74,21 +74,36 @@ async fn it_is_closed_once_the_listener_had_nobody_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_what_is_inside_is_not_ready_it_is_not_closed() {
-    // DRAIN-2: somebody may wait in the backlog.
+async fn a_full_one_is_closed_and_waits_for_who_is_left() {
+    // DRAIN-2: newcomers should go elsewhere; those from the backlog are served.
     let drain = Drain::new(Duration::from_secs(5));
     let gate = AcceptGate::default();
     let mut acceptor = (drain.layer()).layer(gate.layer(Accept::new(service_fn(hello))));
     let shut = gate.shut();
     let mut task = task::spawn(());
-    draining(&drain).await;
     assert!(task.enter(|cx, _| ask(&mut acceptor, cx).is_pending()));
-    tokio::time::sleep(Duration::from_millis(4_999)).await;
+    draining(&drain).await;
+    assert!(task.is_woken());
+    assert!(task.enter(|cx, _| is_closed(&ask(&mut acceptor, cx))));
+
+    assert!(task.enter(|cx, _| ask(&mut acceptor, cx).is_pending()));
+    drop(shut);
+    assert!(task.is_woken());
+    assert!(task.enter(|cx, _| is_ready(&ask(&mut acceptor, cx))));
+    let (_client, socket) = tokio::io::duplex(64);
+    drop(acceptor.call(socket));
+
+    let shut = gate.shut();
+    assert!(task.enter(|cx, _| ask(&mut acceptor, cx).is_pending()));
+    tokio::time::sleep(Duration::from_millis(4_990)).await;
     assert!(!task.is_woken());
     assert_eq!(drain.watch().phase(), Phase::Draining);
     // DRAIN-7
-    tokio::time::sleep(Duration::from_millis(2)).await;
-    assert!(task.is_woken(), "at the deadline nobody is waited for");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(
+        task.is_woken(),
+        "at the deadline nobody is waited for any more"
+    );
     assert!(task.enter(|cx, _| is_closed(&ask(&mut acceptor, cx))));
     assert!(drain.finished().await.is_complete());
     drop(shut);

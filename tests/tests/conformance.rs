@@ -167,6 +167,7 @@ on_every_stack! {
     write_timeout::zero_waits_for_ever
     drain::a_lame_duck_turns_nobody_away
     drain::http2_hears_of_a_lame_duck_at_once_and_is_served_on
+    drain::a_goaway_never_names_more_than_the_one_before
     drain::an_idle_connection_has_a_last_chance
     drain::http2_that_has_just_come_has_a_last_chance
     drain::without_a_last_chance_an_idle_connection_ends_at_once

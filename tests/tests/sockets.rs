@@ -490,6 +490,9 @@ async fn handshakes_under_way_are_bounded_by_a_concurrency_limit() {
     accepted.recv().await.expect("the third");
 }
 
+/// More clients than a task may accept in one turn, and than a backlog of tokio's holds twice.
+const CROWD: usize = 600;
+
 /// The three ways to accept, each with the drain as a layer.
 fn drained(way: usize, listener: TcpListener, drain: &Drain) -> JoinHandle<io::Result<()>> {
     let layer = drain.layer();
@@ -566,10 +569,10 @@ async fn a_drain_serves_who_waits_in_the_backlog_of_the_kernel() {
         let drain = Drain::new(Duration::ZERO);
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
-        let listener = socket.listen(1_000).expect("a backlog");
+        let listener = socket.listen(2_000).expect("a backlog");
         let address = listener.local_addr().expect("an address");
         let mut clients = Vec::new();
-        for _ in 0..300 {
+        for _ in 0..CROWD {
             clients.push(connect(address, GET).await);
         }
         let server = drained(way, listener, &drain);
@@ -580,11 +583,36 @@ async fn a_drain_serves_who_waits_in_the_backlog_of_the_kernel() {
             assert!(answer.contains("connection: close"), "{answer}");
         }
         let report = drain.finished().await;
-        assert_eq!((report.ended, report.cut.len()), (300, 0), "{report}");
+        assert_eq!((report.ended, report.cut.len()), (CROWD, 0), "{report}");
         server.await.expect("no panic").expect("no error");
         let refused = TcpStream::connect(address).await.expect_err("closed");
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     }
+}
+
+#[tokio::test]
+async fn a_drain_serves_who_waits_at_a_unix_socket() {
+    // DRAIN-2
+    let path = std::env::temp_dir().join(format!("drain-{}.sock", std::process::id()));
+    let listener = UnixListener::bind(&path).expect("a path");
+    let mut clients = Vec::new();
+    for _ in 0..CROWD {
+        let mut client = UnixStream::connect(&path).await.expect("room");
+        client.write_all(GET).await.expect("room");
+        clients.push(client);
+    }
+    let drain = Drain::new(Duration::ZERO);
+    let acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
+    drain.begin();
+    let server = tokio::spawn(serve(listener, acceptor).into_future());
+    for mut client in clients {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("no reset");
+        assert!(answer.ends_with("hello"), "{answer}");
+    }
+    assert_eq!(drain.finished().await.ended, CROWD);
+    server.await.expect("no panic").expect("no error");
+    std::fs::remove_file(path).expect("it is there");
 }
 
 #[tokio::test]
@@ -606,7 +634,7 @@ async fn what_a_drain_cuts_is_reset() {
         assert_eq!(reset.kind(), ErrorKind::ConnectionReset);
         let report = drain.finished().await;
         assert_eq!(report.cut.len(), 1, "{report}");
-        assert_eq!(report.cut[0].requests[0].method, "GET");
+        assert_eq!(report.cut[0].requests[0].line, "GET /stuck");
         assert!(report.cut[0].peer.ip().is_some());
         server.await.expect("no panic").expect("no error");
     }

@@ -11,7 +11,10 @@ use std::{
 };
 
 use axum::serve::Listener;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    task::{JoinSet, unconstrained},
+};
 use tower_connection::{Backlog, BoxIo, Closed, Connection, Hook, Hooked, Socket};
 use tower_service::Service;
 use tracing::debug;
@@ -56,7 +59,8 @@ where
     listener: Option<L>,
     // Who was in its backlog then.
     waiting: VecDeque<(L::Io, L::Addr)>,
-    acceptor: A,
+    // None once it has nobody to take any more.
+    acceptor: Option<A>,
     // Connections in the making that did not finish at once.
     making: JoinSet<Option<(Io, L::Addr)>>,
 }
@@ -67,7 +71,7 @@ impl<L: Listener, A> Accepting<L, A> {
         Self {
             listener: Some(listener),
             waiting: VecDeque::new(),
-            acceptor,
+            acceptor: Some(acceptor),
             making: JoinSet::new(),
         }
     }
@@ -119,6 +123,7 @@ where
                 },
                 accepted = next(listener, waiting, acceptor) => accepted,
             };
+            let acceptor = acceptor.as_mut().expect("it was ready for this one");
             // The peer may be gone already, which hyper will find out.
             let _ = io.set_nodelay();
 
@@ -145,11 +150,11 @@ where
     }
 }
 
-/// The next socket for an acceptor that is ready for it, for as long as it is not closed.
+/// The next socket for an acceptor that is ready for it, for as long as there are any.
 async fn next<L, A>(
     listener: &mut Option<L>,
     waiting: &mut VecDeque<(L::Io, L::Addr)>,
-    acceptor: &mut A,
+    acceptor: &mut Option<A>,
 ) -> (L::Io, L::Addr)
 where
     L: Listener,
@@ -158,17 +163,15 @@ where
     A: Service<L::Io>,
     A::Error: Into<BoxError>,
 {
-    if let Some(listening) = listener {
+    if let (Some(listening), Some(acceptor)) = (&mut *listener, &mut *acceptor) {
         let mut accepted = pin!(listening.accept());
         // The listener is polled right after the acceptor said yes, in the same turn: while it is not ready
         // (any more), nobody is accepted.
-        let accepted = poll_fn(|cx| match ready!(acceptor.poll_ready(cx)) {
-            Ok(()) => accepted.as_mut().poll(cx).map(Some),
-            Err(error) => {
-                let error: BoxError = error.into();
-                assert!(Closed::caused(&*error), "the acceptor failed: {error}");
-                Poll::Ready(None)
+        let accepted = poll_fn(|cx| {
+            if ready!(poll_closed(acceptor, cx)) {
+                return Poll::Ready(None);
             }
+            accepted.as_mut().poll(cx).map(Some)
         });
         if let Some(accepted) = accepted.await {
             return accepted;
@@ -179,13 +182,31 @@ where
     if let Some(mut listener) = listener.take() {
         *waiting = take_waiting(&mut listener);
     }
-    if !waiting.is_empty() && poll_fn(|cx| acceptor.poll_ready(cx)).await.is_err() {
-        waiting.clear();
+    if let (false, Some(acceptor)) = (waiting.is_empty(), &mut *acceptor) {
+        // Closed once more, it takes them nevertheless.
+        poll_fn(|cx| poll_closed(acceptor, cx)).await;
     }
-    match waiting.pop_front() {
-        Some(accepted) => accepted,
-        None => future::pending().await,
+    if let Some(accepted) = waiting.pop_front() {
+        return accepted;
     }
+    *acceptor = None;
+    future::pending().await
+}
+
+/// Whether an acceptor that has something to say is closed, or ready.
+fn poll_closed<A, Io>(acceptor: &mut A, cx: &mut Context<'_>) -> Poll<bool>
+where
+    A: Service<Io>,
+    A::Error: Into<BoxError>,
+{
+    acceptor.poll_ready(cx).map(|ready| {
+        let Err(error) = ready else {
+            return false;
+        };
+        let error: BoxError = error.into();
+        assert!(Closed::caused(&*error), "the acceptor failed: {error}");
+        true
+    })
 }
 
 /// Who waits in the backlog of `listener`. It may be of any kind, but a TCP one can tell more.
@@ -206,7 +227,8 @@ where
     let mut waiting = VecDeque::new();
     let mut cx = Context::from_waker(Waker::noop());
     while waiting.len() < usize::from(u16::MAX) {
-        match pin!(listener.accept()).poll(&mut cx) {
+        // Or tokio says that there is nobody when the task has accepted 128 in this turn.
+        match pin!(unconstrained(listener.accept())).poll(&mut cx) {
             Poll::Ready(accepted) => waiting.push_back(accepted),
             Poll::Pending => break,
         }

@@ -1,9 +1,15 @@
 use std::{
-    fmt, io,
+    fmt,
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::unconstrained,
+};
 use tower_connection::{Address, Backlog, BoxIo, Socket};
 
 /// Where sockets come from.
@@ -44,9 +50,11 @@ pub trait Listener: Send + 'static {
     /// Takes a client out of the backlog, without waiting for one. Asked when nobody else shall come: after `None`
     /// the listener is dropped.
     ///
-    /// For TCP it is what a [`Backlog`] yields. By default, what [`poll_accept`](Self::poll_accept) has at once.
+    /// For TCP and Unix sockets it is what a [`Backlog`] yields. By default, what [`poll_accept`](Self::poll_accept) has at once.
     fn take_waiting(&mut self) -> Option<Self::Io> {
-        match self.poll_accept(&mut Context::from_waker(Waker::noop())) {
+        // Or tokio says that there is nobody when the task has accepted 128 in this turn.
+        let accepted = unconstrained(poll_fn(|cx| self.poll_accept(cx)));
+        match pin!(accepted).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(io)) => Some(io),
             Poll::Ready(Err(_)) | Poll::Pending => None,
         }
@@ -82,6 +90,10 @@ impl Listener for tokio::net::UnixListener {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Io>> {
         let (socket, _) = ready!(tokio::net::UnixListener::poll_accept(self, cx))?;
         Poll::Ready(Ok(socket))
+    }
+
+    fn take_waiting(&mut self) -> Option<Self::Io> {
+        Backlog::of(self).next()
     }
 
     fn local(&self) -> Address {

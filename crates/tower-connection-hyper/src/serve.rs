@@ -220,18 +220,19 @@ where
             }
         }
         drop(listener);
-        while let Some(io) = waiting.pop_front() {
-            let ready = poll_fn(|cx| match acceptor.poll_ready(cx) {
-                // A layer that has ended it says so again at its deadline; a signal has none.
-                Poll::Pending if end == End::Closed => Poll::Pending,
-                ready => Poll::Ready(matches!(ready, Poll::Ready(Ok(())))),
+        for io in waiting {
+            let takes = poll_fn(|cx| match acceptor.poll_ready(cx) {
+                Poll::Ready(Ok(())) => Poll::Ready(true),
+                // Closed once more, it takes them nevertheless.
+                Poll::Ready(Err(error)) => Poll::Ready(Closed::caused(&*error.into())),
+                Poll::Pending if end == End::Told => Poll::Ready(false),
+                Poll::Pending => Poll::Pending,
             });
-            if !ready.await {
+            if !takes.await {
                 break;
             }
             server.spawn(io, &mut acceptor);
         }
-        drop(waiting);
         drop(acceptor);
         if end == End::Told {
             server.connections.close();

@@ -31,17 +31,17 @@ use tokio::net::{TcpListener, TcpStream};
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-pub struct Backlog<'a> {
+pub struct Backlog<'a, L = TcpListener> {
     #[cfg_attr(not(unix), expect(dead_code, reason = "nobody is asked"))]
-    listener: &'a TcpListener,
+    listener: &'a L,
     /// How many more are taken, so that a rush of newcomers cannot go on for ever.
     left: u16,
 }
 
-impl<'a> Backlog<'a> {
-    /// What waits at `listener`.
+impl<'a, L> Backlog<'a, L> {
+    /// What waits at `listener`, a [`TcpListener`] or a `UnixListener`.
     #[must_use]
-    pub fn of(listener: &'a TcpListener) -> Self {
+    pub fn of(listener: &'a L) -> Self {
         Self {
             listener,
             left: u16::MAX,
@@ -49,33 +49,59 @@ impl<'a> Backlog<'a> {
     }
 
     #[cfg(unix)]
-    fn accept(&self) -> std::io::Result<TcpStream> {
-        let (socket, _) = socket2::SockRef::from(self.listener).accept()?;
-        socket.set_nonblocking(true)?;
-        TcpStream::from_std(socket.into())
-    }
-
-    #[cfg(not(unix))]
-    fn accept(&self) -> std::io::Result<TcpStream> {
-        Err(std::io::ErrorKind::WouldBlock.into())
-    }
-}
-
-impl Iterator for Backlog<'_> {
-    type Item = TcpStream;
-
-    fn next(&mut self) -> Option<TcpStream> {
+    fn next_of<Io>(
+        &mut self,
+        accept: impl Fn(socket2::SockRef<'_>) -> std::io::Result<Io>,
+    ) -> Option<Io>
+    where
+        L: std::os::fd::AsFd,
+    {
         use std::io::ErrorKind::{ConnectionAborted, Interrupted};
 
         while self.left > 0 {
             self.left -= 1;
-            match self.accept() {
+            match accept(socket2::SockRef::from(self.listener)) {
                 Ok(socket) => return Some(socket),
                 // One client has left, or a signal has come.
                 Err(error) if matches!(error.kind(), ConnectionAborted | Interrupted) => {}
                 Err(_) => return None,
             }
         }
+        None
+    }
+}
+
+#[cfg(unix)]
+impl Iterator for Backlog<'_, TcpListener> {
+    type Item = TcpStream;
+
+    fn next(&mut self) -> Option<TcpStream> {
+        self.next_of(|listener| {
+            let (socket, _) = listener.accept()?;
+            socket.set_nonblocking(true)?;
+            TcpStream::from_std(socket.into())
+        })
+    }
+}
+
+#[cfg(unix)]
+impl Iterator for Backlog<'_, tokio::net::UnixListener> {
+    type Item = tokio::net::UnixStream;
+
+    fn next(&mut self) -> Option<tokio::net::UnixStream> {
+        self.next_of(|listener| {
+            let (socket, _) = listener.accept()?;
+            socket.set_nonblocking(true)?;
+            tokio::net::UnixStream::from_std(socket.into())
+        })
+    }
+}
+
+#[cfg(not(unix))]
+impl Iterator for Backlog<'_, TcpListener> {
+    type Item = TcpStream;
+
+    fn next(&mut self) -> Option<TcpStream> {
         None
     }
 }

@@ -7,7 +7,8 @@ use std::{error::Error, fmt};
 /// asks [`AcceptError::is_closed`](crate::AcceptError::is_closed).
 ///
 /// It is no end for who has come already: those from the backlog are handed over as ever, each after another
-/// `poll_ready`, which may now make them wait. Who cannot be served any more is told with the same error.
+/// `poll_ready`, which may now make them wait. If that says so once more, they cannot be served: they are handed over
+/// without it, so that the acceptor knows of them, and it resets them. Then the acceptor is dropped.
 ///
 /// ```
 /// use std::error::Error;

@@ -254,7 +254,10 @@ impl Obey {
         }
         // ## Unsaid => Announced
         self.farewell = Farewell::Announced;
-        self.patience.set(Instant::now() + PATIENCE);
+        // A driver says goodbye by itself, and so later: its GOAWAY must not come after the last one.
+        if !self.handle.state().is_driven() {
+            self.patience.set(Instant::now() + PATIENCE);
+        }
         // The HTTP stack may have said one that names less (RFC 9113, section 6.8).
         if self.streams.served() == ANY_STREAM {
             self.say_goaway(io, cx, ANY_STREAM)?;

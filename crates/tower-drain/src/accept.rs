@@ -86,7 +86,7 @@ where
         if phase == Phase::Draining && !asked {
             let ready = self.inner.poll_ready(cx).map_err(Into::into);
             if ready.is_ready() {
-                self.shared.acceptor_listens(self.key);
+                self.shared.acceptor_spoke(self.key);
                 self.asked = true;
                 // To be asked again also if nobody comes.
                 cx.waker().wake_by_ref();
@@ -100,17 +100,24 @@ where
         }
         // The listener had nobody for it; or it is full, and those who come now should go elsewhere.
         self.closed = true;
-        self.shared.acceptor_closed(self.key);
+        self.shared.acceptor_spoke(self.key);
         Poll::Ready(Err(Closed::default().into()))
     }
 
     fn call(&mut self, io: Io) -> Self::Future {
         self.asked = false;
+        if self.shared.phase() > Phase::Draining {
+            // Who said `Closed` may be called all the same, and the acceptor inside may not be ready for it.
+            let _ = io.reset_on_close();
+            self.shared.refuse();
+            return DrainFuture { made: None };
+        }
         let entry = self.shared.enter();
+        let seat = entry.seat().clone();
+        // Around the socket, not around the connection: so it covers the TLS handshake as well.
+        let inner = self.inner.call(enrol(io, entry));
         DrainFuture {
-            seat: entry.seat().clone(),
-            // Around the socket, not around the connection: so it covers the TLS handshake as well.
-            inner: self.inner.call(enrol(io, entry)),
+            made: Some(Made { inner, seat }),
         }
     }
 }
@@ -124,6 +131,15 @@ pin_project_lite::pin_project! {
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct DrainFuture<F> {
+        // None for who came too late.
+        #[pin]
+        made: Option<Made<F>>,
+    }
+}
+
+pin_project_lite::pin_project! {
+    #[derive(Debug)]
+    struct Made<F> {
         #[pin]
         inner: F,
         seat: Arc<Seat>,
@@ -138,10 +154,13 @@ where
     type Output = Result<Connection<I, DrainService<S>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let me = self.project();
-        let connection = ready!(me.inner.poll(cx)).map_err(Into::into)?;
-        me.seat.set_handle(connection.handle());
-        let seat = me.seat.clone();
+        let Some(made) = self.project().made.as_pin_mut() else {
+            return Poll::Ready(Err(Closed::default().into()));
+        };
+        let made = made.project();
+        let connection = ready!(made.inner.poll(cx)).map_err(Into::into)?;
+        made.seat.set_handle(connection.handle());
+        let seat = made.seat.clone();
         Poll::Ready(Ok(
             connection.map_service(|service| DrainService::new(service, seat))
         ))

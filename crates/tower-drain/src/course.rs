@@ -7,13 +7,13 @@ use tokio::{
     task::yield_now,
     time::{Instant, sleep_until, timeout},
 };
-use tower_connection::FOREVER;
+use tower_connection::LATE;
 use tracing::{info, warn};
 
 use crate::{
     phase::Phase,
-    report::Report,
-    roll::Shared,
+    report::{Cut, Report},
+    roll::{Shared, UNHEARD},
     seat::{Seat, Verdict},
 };
 
@@ -36,9 +36,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
     let mut report = Report::default();
     if !drain(&shared).await {
-        report = cut(&shared).await;
+        report.cut = cut(&shared).await;
     }
-    report.ended = shared.ended();
+    (report.ended, report.unserved) = shared.ended_and_unserved();
     report.took = begun_at.elapsed();
     // ## (Draining | Cutting) => Finished
     shared.advance(Phase::Finished, None);
@@ -53,15 +53,12 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 /// Everybody is served as ever, and told to go elsewhere.
 async fn be_a_lame_duck(shared: &Shared, begun_at: Instant) {
     let lame_duck = shared.settings().lame_duck;
-    // ## Serving => LameDuck
-    shared.advance(Phase::LameDuck, None);
     info!(?lame_duck, "a drain has begun; everybody is still served");
     announce(shared);
-    let until = begun_at + lame_duck.min(FOREVER);
     // Without anybody who accepts there is nothing to wait for.
-    while shared.has_acceptors() {
+    while shared.may_accept() {
         tokio::select! {
-            () = sleep_until(until) => return,
+            () = sleep_until(begun_at + lame_duck) => return,
             () = hurried(shared) => return,
             () = shared.changed() => {}
         }
@@ -92,7 +89,7 @@ async fn hurried(shared: &Shared) {
 async fn drain(shared: &Shared) -> bool {
     let stopped_at = Instant::now();
     let deadline = shared.settings().deadline(stopped_at);
-    // ## (Serving | LameDuck) => Draining
+    // ## LameDuck => Draining
     shared.advance(Phase::Draining, deadline);
     shared.give_notice(deadline);
     info!("{}", shared.look());
@@ -100,6 +97,8 @@ async fn drain(shared: &Shared) -> bool {
     let mut due: BTreeMap<(Instant, u64), Arc<Seat>> = BTreeMap::new();
     let mut looked_at = shared.seats();
     let (mut tell_at, mut log_at) = (stopped_at + PROGRESS, stopped_at + LOGGED);
+    // Until then, nobody is taken for gone only because nothing was heard of him.
+    let mut unheard_until = stopped_at + UNHEARD;
     loop {
         let now = Instant::now();
         looked_at.append(&mut shared.take_fresh());
@@ -116,7 +115,7 @@ async fn drain(shared: &Shared) -> bool {
         }
 
         let now = Instant::now();
-        let over = match shared.is_empty(now, stopped_at) {
+        let over = match shared.is_empty(now, unheard_until) {
             Ok(true) => return true,
             Ok(false) => None,
             Err(at) => Some(at),
@@ -135,30 +134,37 @@ async fn drain(shared: &Shared) -> bool {
         }
         let first = due.first_key_value().map(|((at, _), _)| *at);
         let next = [first, over, deadline].into_iter().flatten().min();
+        let next = next.map_or(tell_at, |next| next.min(tell_at));
         tokio::select! {
-            () = sleep_until(next.map_or(tell_at, |next| next.min(tell_at))) => {}
+            () = sleep_until(next) => {}
             () = shared.changed() => {}
             () = hurried(shared) => {}
+        }
+        // The process was stopped or starved, and so was who accepts.
+        let now = Instant::now();
+        if next + LATE <= now {
+            unheard_until = now + UNHEARD;
         }
     }
 }
 
 /// What still runs is reset, and named.
-async fn cut(shared: &Shared) -> Report {
+async fn cut(shared: &Shared) -> Vec<Cut> {
     // ## Draining => Cutting
     shared.advance(Phase::Cutting, None);
     let now = Instant::now();
     let seats = shared.seats();
-    let report = Report {
-        cut: seats.iter().filter_map(|seat| seat.cut(now)).collect(),
-        ..Report::default()
-    };
+    let cut = seats.iter().filter_map(|seat| seat.cut(now)).collect();
     drop(seats);
     let gone = async {
         while !shared.is_deserted() {
             shared.changed().await;
         }
     };
-    let _ = timeout(CUT, gone).await;
-    report
+    if timeout(CUT, gone).await.is_err() {
+        for seat in shared.seats() {
+            seat.reset();
+        }
+    }
+    cut
 }

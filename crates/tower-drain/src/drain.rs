@@ -6,12 +6,17 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::Duration,
 };
 
+use tokio::runtime;
+use tower_connection::FOREVER;
 use tracing::warn;
 
-use crate::{DrainLayer, DrainWatch, Readiness, Report, course, roll::Shared, settings::Settings};
+use crate::{
+    DrainLayer, DrainWatch, Phase, Readiness, Report, course, roll::Shared, settings::Settings,
+};
 
 /// Ends a server: who tells it when, waits for the end, and is told how it went.
 ///
@@ -86,7 +91,7 @@ impl Drain {
     /// ```
     #[must_use]
     pub fn lame_duck(mut self, lame_duck: Duration) -> Self {
-        self.settings().lame_duck = lame_duck;
+        self.settings().lame_duck = lame_duck.min(FOREVER);
         self
     }
 
@@ -103,7 +108,7 @@ impl Drain {
     /// ```
     #[must_use]
     pub fn last_chance(mut self, last_chance: Duration) -> Self {
-        self.settings().last_chance = last_chance;
+        self.settings().last_chance = last_chance.min(FOREVER);
         self
     }
 
@@ -117,14 +122,14 @@ impl Drain {
     /// ```
     #[must_use]
     pub fn arriving(mut self, arriving: Duration) -> Self {
-        self.settings().arriving = arriving;
+        self.settings().arriving = arriving.min(FOREVER);
         self
     }
 
     /// Spreads the ends of idle connections (and of HTTP/2, the first word of it) evenly over a window, so that
     /// thousands of clients do not come back to the other servers in one instant. Default is zero: all at once.
     ///
-    /// It is part of the timeout.
+    /// It is part of the timeout, and cut down to fit in.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -133,7 +138,7 @@ impl Drain {
     /// ```
     #[must_use]
     pub fn spread(mut self, window: Duration) -> Self {
-        self.settings().spread = window;
+        self.settings().spread = window.min(FOREVER);
         self
     }
 
@@ -172,9 +177,13 @@ impl Drain {
     ///
     /// Outside of a tokio runtime.
     pub fn begin(&self) {
+        let runtime = runtime::Handle::current();
         // Relaxed: only one may begin it; what comes before is not passed on by this.
         if !self.begun.swap(true, Ordering::Relaxed) {
-            tokio::spawn(course::run(self.shared.clone()));
+            // At once, as somebody may ask whether the server is ready before the course has its first turn.
+            // ## Serving => LameDuck
+            self.shared.advance(Phase::LameDuck, None);
+            runtime.spawn(course::run(self.shared.clone()));
         }
     }
 
@@ -204,34 +213,45 @@ impl Drain {
     /// Begins on SIGTERM or SIGINT (elsewhere than on Unix: Ctrl-C). A second signal of either kind
     /// [cuts](Drain::cut) what is left.
     ///
-    /// From now on neither ends the process by itself.
+    /// From now on neither ends the process by itself. They are heard, and the drain runs, on a thread of its own, so
+    /// that handlers that block every thread of the server's runtime keep it from nothing.
     ///
     /// # Errors
     ///
-    /// If the signals cannot be listened to.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
+    /// If the signals cannot be listened to, or there can be no thread.
     ///
     /// ```no_run
     /// # use std::time::Duration;
     /// # use tower_drain::Drain;
-    /// # #[tokio::main] async fn main() -> std::io::Result<()> {
+    /// # fn main() -> std::io::Result<()> {
     /// let drain = Drain::new(Duration::from_secs(30));
     /// drain.begin_on_signals()?;
     /// # Ok(()) }
     /// ```
     pub fn begin_on_signals(&self) -> io::Result<()> {
-        let mut signals = Signals::new()?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let mut signals = {
+            let _entered = runtime.enter();
+            Signals::new()?
+        };
         let drain = self.clone();
-        tokio::spawn(async move {
+        let course = async move {
             signals.next().await;
             drain.begin();
-            signals.next().await;
-            warn!("a second signal: what is left is cut");
-            drain.cut();
-        });
+            tokio::select! {
+                () = signals.next() => {
+                    warn!("a second signal: what is left is cut");
+                    drain.cut();
+                }
+                _ = drain.finished() => {}
+            }
+            drain.finished().await;
+        };
+        thread::Builder::new()
+            .name("drain".into())
+            .spawn(move || runtime.block_on(course))?;
         Ok(())
     }
 
@@ -288,6 +308,7 @@ impl Drain {
                 report = self.finished() => return Ok(report),
             }
         }
+        self.shared.expect_nobody();
         self.begin();
         Ok(self.finished().await)
     }

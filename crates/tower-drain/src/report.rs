@@ -1,6 +1,6 @@
 use std::{fmt, process::ExitCode, time::Duration};
 
-use http::{Method, Version, uri::PathAndQuery};
+use http::Version;
 use tower_connection::Address;
 
 /// How a drain has ended.
@@ -12,10 +12,13 @@ use tower_connection::Address;
 /// # use tower_drain::Drain;
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
 /// let drain = Drain::new(Duration::from_secs(30));
-/// drain.begin();
-/// let report = drain.finished().await;
+/// # let server = async { Ok(()) };
+/// # async fn run(drain: &Drain, server: impl Future<Output = std::io::Result<()>>) -> std::io::Result<()> {
+/// let report = drain.run(server).await?;
 /// assert!(report.is_complete());
 /// assert_eq!(report.to_string(), "drained in 0.0 s: 0 connections ended, none was cut");
+/// # Ok(()) }
+/// # run(&drain, server).await.expect("no error");
 /// # }
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -23,20 +26,22 @@ use tower_connection::Address;
 pub struct Report {
     /// From the first moment to the last, the lame duck included.
     pub took: Duration,
-    /// How many connections ended by themselves, or after their work was done.
+    /// How many connections have ended since it began, but for those that were reset.
     pub ended: usize,
     /// The connections that were reset while something ran on them.
     pub cut: Vec<Cut>,
+    /// How many clients were taken out of the backlog and then reset, as there was no time or no place to serve them.
+    pub unserved: usize,
 }
 
 impl Report {
-    /// Whether nothing was cut.
+    /// Whether nothing was cut, and nobody left unserved.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.cut.is_empty()
+        self.cut.is_empty() && self.unserved == 0
     }
 
-    /// 0 if nothing was cut, 1 if something was.
+    /// 0 if it is complete, else 1.
     ///
     /// To return it from `main` drops the runtime, which waits for code that blocks a thread; if that may be what
     /// was stuck, `std::process::exit` does not.
@@ -58,6 +63,9 @@ impl fmt::Display for Report {
         match self.cut.len() {
             0 => f.write_str("none was cut")?,
             cut => write!(f, "{cut} cut")?,
+        }
+        if self.unserved > 0 {
+            write!(f, ", {} not served", self.unserved)?;
         }
         for cut in self.cut.iter().take(NAMED) {
             write!(f, "\n  {cut}")?;
@@ -82,7 +90,7 @@ pub struct Cut {
     /// How long it had been open.
     pub age: Duration,
     /// What was in flight on it; after an upgrade, the request that asked for it. Without one, the client was still
-    /// taking a response whose body had ended, or had a WebSocket over HTTP/2.
+    /// taking a response whose body had ended, had a WebSocket over HTTP/2, or waited until its service was ready.
     pub requests: Vec<CutRequest>,
 }
 
@@ -106,22 +114,14 @@ impl fmt::Display for Cut {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CutRequest {
-    /// Its method.
-    pub method: Method,
-    /// What it asked for. Not displayed with its query, in which people put secrets.
-    pub target: Option<PathAndQuery>,
+    /// Its method and path, the first 120 bytes of them, without the query.
+    pub line: String,
     /// How long it had been in flight.
     pub age: Duration,
 }
 
 impl fmt::Display for CutRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.target.as_ref().map_or("*", PathAndQuery::path);
-        write!(
-            f,
-            "{} {path} for {:.1} s",
-            self.method,
-            self.age.as_secs_f64()
-        )
+        write!(f, "{} for {:.1} s", self.line, self.age.as_secs_f64())
     }
 }

@@ -22,10 +22,7 @@ use crate::{
 
 /// An acceptor that nobody asks any more (the loop around it has ended, and it was not dropped) is waited for no
 /// longer.
-const UNHEARD: Duration = Duration::from_secs(1);
-
-/// Who was told that accepting has ended may still hand over what it has found in the backlog meanwhile.
-const LAST: Duration = Duration::from_millis(20);
+pub(crate) const UNHEARD: Duration = Duration::from_secs(1);
 
 /// What all parts of a drain share.
 #[derive(Debug)]
@@ -47,9 +44,13 @@ pub(crate) struct Shared {
 struct Roll {
     seats: Slab<Arc<Seat>>,
     numbers: u64,
-    /// How many there were.
+    /// How many have ended since the drain began.
     ended: usize,
+    /// How many were reset before they could be accepted.
+    unserved: usize,
     acceptors: Slab<Acceptor>,
+    /// There was one, or nobody should wait for one.
+    had_acceptors: bool,
     /// To be looked at: they have come, or their response has ended.
     fresh: Vec<Arc<Seat>>,
     deadline: Option<Instant>,
@@ -66,10 +67,11 @@ struct Acceptor {
 enum Stage {
     #[default]
     Unheard,
+    /// It has said something at that time: that it is ready, or that accepting is over, in which case those are handed
+    /// over now who wait in the backlog. (Both adapters then drop it.)
+    Heard(Instant),
     /// What is inside is not ready for the next client: a full limit.
     Waits,
-    /// It has said, at that time, that accepting is over.
-    Closed(Instant),
 }
 
 /// A connection on the roll. Dropping it takes the connection out.
@@ -91,7 +93,7 @@ impl Drop for Entry {
         let mut roll = shared.roll();
         roll.seats.remove(self.key);
         let last = roll.seats.is_empty();
-        if shared.phase() > Phase::Serving {
+        if shared.phase() > Phase::Serving && !self.seat.was_reset() {
             roll.ended += 1;
         }
         drop(roll);
@@ -151,10 +153,12 @@ impl Shared {
             self.changed.notify_one();
         }
         drop(roll);
-        if phase > Phase::Draining {
-            seat.cut(Instant::now());
-        }
         Entry { seat, key }
+    }
+
+    /// A client comes too late.
+    pub(crate) fn refuse(&self) {
+        self.roll().unserved += 1;
     }
 
     /// Looks at a connection again, now that something has changed there.
@@ -178,8 +182,9 @@ impl Shared {
         self.changed.notified().await;
     }
 
-    pub(crate) fn ended(&self) -> usize {
-        self.roll().ended
+    pub(crate) fn ended_and_unserved(&self) -> (usize, usize) {
+        let roll = self.roll();
+        (roll.ended, roll.unserved)
     }
 
     pub(crate) fn look(&self) -> Progress {
@@ -196,37 +201,45 @@ impl Shared {
     // === acceptors ===
 
     pub(crate) fn new_acceptor(&self) -> usize {
-        self.roll().acceptors.insert(Acceptor::default())
+        let mut roll = self.roll();
+        roll.had_acceptors = true;
+        roll.acceptors.insert(Acceptor::default())
     }
 
     pub(crate) fn drop_acceptor(&self, key: usize) {
-        self.roll().acceptors.remove(key);
+        let acceptor = self.roll().acceptors.remove(key);
+        drop(acceptor); // its waker, and not under the lock
         self.changed.notify_one();
     }
 
-    pub(crate) fn has_acceptors(&self) -> bool {
-        !self.roll().acceptors.is_empty()
+    /// Whether there is an acceptor, or one is still to be made.
+    pub(crate) fn may_accept(&self) -> bool {
+        let roll = self.roll();
+        !roll.acceptors.is_empty() || !roll.had_acceptors
+    }
+
+    /// No acceptor is still to be made.
+    pub(crate) fn expect_nobody(&self) {
+        self.roll().had_acceptors = true;
     }
 
     /// The phase, with a promise to wake the acceptor at the next one.
     pub(crate) fn heed(&self, key: usize, cx: &Context<'_>) -> Phase {
         let mut roll = self.roll();
-        roll.acceptors[key].waker = Some(cx.waker().clone());
+        let before = roll.acceptors[key].waker.replace(cx.waker().clone());
         // Under the lock under which it is changed.
-        self.phase()
+        let phase = self.phase();
+        drop(roll);
+        drop(before);
+        phase
     }
 
     pub(crate) fn acceptor_waits(&self, key: usize) {
         self.roll().acceptors[key].stage = Stage::Waits;
     }
 
-    pub(crate) fn acceptor_listens(&self, key: usize) {
-        self.roll().acceptors[key].stage = Stage::Unheard;
-    }
-
-    pub(crate) fn acceptor_closed(&self, key: usize) {
-        self.roll().acceptors[key].stage = Stage::Closed(Instant::now());
-        self.changed.notify_one();
+    pub(crate) fn acceptor_spoke(&self, key: usize) {
+        self.roll().acceptors[key].stage = Stage::Heard(Instant::now());
     }
 
     // === the course ===
@@ -235,6 +248,9 @@ impl Shared {
         let mut roll = self.roll();
         self.phase.set(phase);
         roll.deadline = deadline;
+        if phase > Phase::Draining {
+            roll.fresh = Vec::new(); // nobody looks any more
+        }
         let acceptors = roll.acceptors.iter();
         let wakers: Vec<_> = acceptors
             .filter_map(|(_, acceptor)| acceptor.waker.clone())
@@ -252,33 +268,30 @@ impl Shared {
     }
 
     /// Whether nobody is there, and nobody can come. If that is only a matter of time, until when.
-    pub(crate) fn is_empty(&self, now: Instant, stopped_at: Instant) -> Result<bool, Instant> {
+    pub(crate) fn is_empty(&self, now: Instant, unheard_until: Instant) -> Result<bool, Instant> {
         let roll = self.roll();
         if !roll.seats.is_empty() {
             return Ok(false);
         }
-        let acceptors = roll.acceptors.iter().map(|(_, acceptor)| acceptor.stage);
-        let over = acceptors.map(|stage| match stage {
-            Stage::Waits => None,
-            Stage::Unheard => Some(stopped_at + UNHEARD),
-            Stage::Closed(at) => Some(at + LAST),
-        });
-        let mut last = now;
-        for at in over {
-            match at {
-                None => return Ok(false),
-                Some(at) => last = last.max(at),
-            }
+        let mut over = if roll.had_acceptors {
+            now
+        } else {
+            unheard_until
+        };
+        for (_, acceptor) in &roll.acceptors {
+            over = over.max(match acceptor.stage {
+                Stage::Waits => return Ok(false),
+                Stage::Unheard => unheard_until,
+                Stage::Heard(at) => unheard_until.max(at + UNHEARD),
+            });
         }
-        if last <= now { Ok(true) } else { Err(last) }
+        if over <= now { Ok(true) } else { Err(over) }
     }
 
-    /// Whether nobody is left, neither a connection nor an acceptor that does not know.
+    /// Whether nobody is left, neither a connection nor an acceptor.
     pub(crate) fn is_deserted(&self) -> bool {
         let roll = self.roll();
-        let mut acceptors = roll.acceptors.iter();
-        let closed = acceptors.all(|(_, acceptor)| matches!(acceptor.stage, Stage::Closed(_)));
-        roll.seats.is_empty() && closed
+        roll.seats.is_empty() && roll.acceptors.is_empty()
     }
 
     fn roll(&self) -> MutexGuard<'_, Roll> {

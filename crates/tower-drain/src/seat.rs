@@ -1,13 +1,13 @@
 //! What is known of one connection, from accept to close.
 
 use std::{
-    io,
+    fmt, io,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     task::{Context, Waker},
     time::Duration,
 };
 
-use http::{Method, Request, Version, uri::PathAndQuery};
+use http::{Request, Version};
 use tokio::time::Instant;
 use tower_connection::{ConnectionHandle, Socket};
 
@@ -31,6 +31,7 @@ pub(crate) struct Seat {
 #[derive(Debug, Default)]
 struct Work {
     requests: Vec<Running>,
+    numbers: u64,
     /// What nobody but the socket half can do, while there is no handle yet.
     end: Option<End>,
     waker: Option<Waker>,
@@ -45,9 +46,46 @@ enum End {
 #[derive(Debug)]
 struct Running {
     number: u64,
-    method: Method,
-    target: Option<PathAndQuery>,
+    line: Line,
     begun_at: Instant,
+}
+
+/// Method and path, as far as they fit. (A clone of either could keep the whole head of the request, which the client
+/// chooses the size of.)
+#[derive(Debug)]
+struct Line {
+    length: u8,
+    bytes: [u8; LINE],
+}
+
+const LINE: usize = 120;
+
+impl Line {
+    fn of<B>(request: &Request<B>) -> Self {
+        let mut line = Self {
+            length: 0,
+            bytes: [0; LINE],
+        };
+        // Not the query, in which people put secrets.
+        for part in [request.method().as_str(), " ", request.uri().path()] {
+            line.push(part.as_bytes());
+        }
+        line
+    }
+
+    fn push(&mut self, part: &[u8]) {
+        let at = usize::from(self.length);
+        let fits = part.len().min(LINE - at);
+        self.bytes[at..at + fits].copy_from_slice(&part[..fits]);
+        self.length += u8::try_from(fits).expect("it is less than LINE");
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = &self.bytes[..usize::from(self.length)];
+        f.write_str(&String::from_utf8_lossy(line))
+    }
 }
 
 /// What is to be done about a connection of a server that drains.
@@ -122,13 +160,27 @@ impl Seat {
         }
     }
 
-    /// Resets it, and returns what that has cut.
+    /// Resets it if something runs on it, and returns what that was; closes it if not. (A response may still be on its
+    /// way in the kernel, and a handshake or half a head is no work.)
     pub(crate) fn cut(&self, now: Instant) -> Option<Cut> {
-        // A handshake, or half a head, is no work.
         let handle = self.handle().filter(|handle| self.is_at_work(handle));
         let cut = handle.map(|handle| self.describe(handle, now));
-        self.tell(End::Reset);
+        let end = if cut.is_some() {
+            End::Reset
+        } else {
+            End::Close
+        };
+        self.tell(end);
         cut
+    }
+
+    /// Resets it, whatever it does.
+    pub(crate) fn reset(&self) {
+        self.tell(End::Reset);
+    }
+
+    pub(crate) fn was_reset(&self) -> bool {
+        self.work().end == Some(End::Reset)
     }
 
     fn is_at_work(&self, handle: &ConnectionHandle) -> bool {
@@ -138,8 +190,7 @@ impl Seat {
     fn describe(&self, handle: &ConnectionHandle, now: Instant) -> Cut {
         let work = self.work();
         let requests = work.requests.iter().map(|request| CutRequest {
-            method: request.method.clone(),
-            target: request.target.clone(),
+            line: request.line.to_string(),
             age: now - request.begun_at,
         });
         Cut {
@@ -172,12 +223,11 @@ impl Seat {
         if handle.is_closing() || handle.is_upgraded() {
             return Verdict::Leave;
         }
-        let offset = settings.offset(self.number);
         let opening = handle.requests() == 0 && handle.head_since().is_some();
         if handle.protocol() == Some(Version::HTTP_2) && !opening {
             // Who has just come could not know, and would find itself told before it has asked.
             let at = stopped_at.max(handle.accepted_at() + settings.last_chance);
-            return self.close_at(at + offset, now);
+            return self.close_at(at + settings.offset(self.number), now);
         }
         if !self.work().requests.is_empty() {
             return Verdict::Leave; // the end of the response will say so
@@ -186,7 +236,10 @@ impl Seat {
             return self.close_at(until_whole(begun), now);
         }
         match handle.idle_since() {
-            Some(idle) => self.close_at(idle.max(stopped_at) + settings.last_chance + offset, now),
+            Some(idle) => {
+                let at = stopped_at + settings.idle_until(self.number);
+                self.close_at(at.max(idle + settings.last_chance), now)
+            }
             // It waits for its service, or its response for the client.
             None => Verdict::LookAgain(now + settings.last_chance.max(LOOK)),
         }
@@ -202,14 +255,14 @@ impl Seat {
 
     /// A request begins, until the guard is dropped.
     pub(crate) fn begin<B>(self: &Arc<Self>, request: &Request<B>) -> InFlight {
+        let (line, begun_at) = (Line::of(request), Instant::now());
         let mut work = self.work();
-        let last = work.requests.last();
-        let number = last.map_or(0, |last| last.number.wrapping_add(1));
+        work.numbers += 1;
+        let number = work.numbers;
         work.requests.push(Running {
             number,
-            method: request.method().clone(),
-            target: request.uri().path_and_query().cloned(),
-            begun_at: Instant::now(),
+            line,
+            begun_at,
         });
         drop(work);
         InFlight {
@@ -226,7 +279,7 @@ impl Seat {
 }
 
 /// How soon to look again at what is about to end.
-const LOOK: Duration = Duration::from_millis(10);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A request in flight.
 #[derive(Debug)]

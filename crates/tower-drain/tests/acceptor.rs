@@ -122,7 +122,7 @@ async fn an_acceptor_that_nobody_asks_is_waited_for_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn each_clone_of_an_acceptor_is_waited_for() {
-    // DRAIN-9
+    // DRAIN-9: until it is dropped, or has said nothing for a second.
     let drain = Drain::new(Duration::ZERO);
     let acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
     let mut clone = acceptor.clone();
@@ -131,9 +131,10 @@ async fn each_clone_of_an_acceptor_is_waited_for() {
     drop(acceptor);
     assert!(task.enter(|cx, _| is_ready(&ask(&mut clone, cx))));
     assert!(task.enter(|cx, _| is_closed(&ask(&mut clone, cx))));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(task.enter(|cx, _| is_ready(&ask(&mut clone, cx))));
     let report = drain.finished().await;
-    // It may hand over what it finds at the very last.
-    assert_eq!(report.took, Duration::from_millis(20));
+    assert_eq!(report.took, Duration::from_millis(1_500));
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,17 +160,122 @@ async fn a_connection_is_counted_before_it_is_made() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_made_after_the_end_is_reset() {
-    // DRAIN-7: by a loop that does not listen.
+async fn who_is_handed_over_after_the_end_is_reset_and_reported() {
+    // DRAIN-7, DRAIN-8
+    let drain = Drain::new(Duration::ZERO);
+    let gate = AcceptGate::default();
+    let mut acceptor = (drain.layer()).layer(gate.layer(Accept::new(service_fn(hello))));
+    let _shut = gate.shut();
+    let mut task = task::spawn(());
+    draining(&drain).await;
+    assert!(task.enter(|cx, _| is_closed(&ask(&mut acceptor, cx))));
+    assert!(task.enter(|cx, _| ask(&mut acceptor, cx).is_pending()));
+    drain.cut();
+    while drain.watch().phase() < Phase::Cutting {
+        tokio::task::yield_now().await;
+    }
+    assert!(task.enter(|cx, _| is_closed(&ask(&mut acceptor, cx))));
+    let (_client, socket) = tokio::io::duplex(64);
+    let error = acceptor.call(socket).await.expect_err("too late");
+    assert!(Closed::caused(&*error));
+    drop(acceptor);
+    let report = drain.finished().await;
+    assert_eq!(report.unserved, 1);
+    assert!(!report.is_complete());
+    let expected = "drained in 0.0 s: 0 connections ended, none was cut, 1 not served";
+    assert_eq!(report.to_string(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_begins_before_its_server_waits_for_it_a_second() {
+    // DRAIN-2
+    let drain = Drain::new(Duration::ZERO);
+    drain.begin();
+    tokio::time::sleep(Duration::from_millis(990)).await;
+    assert_eq!(drain.watch().phase(), Phase::Draining);
+    let mut acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
+    let mut task = task::spawn(());
+    assert!(task.enter(|cx, _| is_ready(&ask(&mut acceptor, cx))));
+    let (_client, socket) = tokio::io::duplex(64);
+    let connection = acceptor.call(socket).await;
+    drop(acceptor);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(drain.watch().phase(), Phase::Draining);
+    drop(connection);
+    assert!(drain.finished().await.is_complete());
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_changes_with_the_first_word() {
+    // DRAIN-1
+    let drain = Drain::new(Duration::ZERO);
+    assert!(!drain.watch().has_begun());
+    drain.begin();
+    assert!(drain.watch().has_begun());
+}
+
+#[test]
+fn a_drain_that_could_not_begin_can_begin_later() {
+    let drain = Drain::new(Duration::ZERO);
+    let outside = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drain.begin()));
+    assert!(outside.is_err(), "there is no runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let report = runtime.block_on(drain.run(async { Ok(()) }));
+    assert!(report.expect("no error").is_complete());
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_without_an_end_are_no_mistake() {
+    let drain = Drain::new(Duration::MAX)
+        .last_chance(Duration::MAX)
+        .arriving(Duration::MAX)
+        .spread(Duration::MAX);
+    let mut acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
+    let (_client, socket) = tokio::io::duplex(64);
+    let connection = acceptor.call(socket).await;
+    drain.begin();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(drain.watch().phase(), Phase::Draining);
+    drop((acceptor, connection));
+    assert!(drain.finished().await.is_complete());
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_are_told_apart() {
+    // DRAIN-8: whatever the order in which they begin and end.
     let drain = Drain::new(Duration::ZERO);
     let mut acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
-    drain.cut();
-    drain.finished().await;
     let (_client, socket) = tokio::io::duplex(64);
     let connection = acceptor.call(socket).await.expect("nothing can fail");
-    assert!(connection.handle().is_aborted());
-    drop(connection);
-    assert_eq!(drain.watch().progress().connections, 0);
+    let (io, mut service) = connection.into_parts();
+    let mut ask = |path: &str| {
+        let request = Request::get(format!("{path}?secret"))
+            .body(())
+            .expect("a request");
+        service.call(request)
+    };
+    let (a, b, c) = (ask("/a"), ask("/b"), ask(&"/c".repeat(100)));
+    drop(a);
+    let d = ask("/d");
+    drop(b);
+    drain.cut();
+    while drain.watch().phase() < Phase::Cutting {
+        tokio::task::yield_now().await;
+    }
+    drop((io, acceptor));
+    let report = drain.finished().await;
+    let mut lines: Vec<_> = report.cut[0]
+        .requests
+        .iter()
+        .map(|request| &request.line[..])
+        .collect();
+    lines.sort_unstable();
+    assert_eq!(lines, [&format!("GET {}", "/c".repeat(58)), "GET /d"]);
+    drop((c, d));
 }
 
 #[tokio::test(start_paused = true)]

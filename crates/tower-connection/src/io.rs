@@ -219,6 +219,10 @@ impl<Io: Socket, H: Hook<Io>> Socket for Hooked<Io, H> {
         self.io().unacked()
     }
 
+    fn has_unread(&self) -> bool {
+        self.io().has_unread()
+    }
+
     fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {
         self.io().set_unsent_limit(bytes)
     }
@@ -346,6 +350,10 @@ impl<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for Over<Io> {
 
     fn unacked(&self) -> io::Result<usize> {
         self.socket().unacked()
+    }
+
+    fn has_unread(&self) -> bool {
+        self.socket().has_unread()
     }
 
     fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {

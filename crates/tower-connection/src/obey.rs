@@ -244,6 +244,10 @@ impl Obey {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        // The runtime has yet to hear of it, and then reads.
+        if io.has_unread() {
+            return Poll::Pending;
+        }
         Poll::Ready(Ok(()))
     }
 

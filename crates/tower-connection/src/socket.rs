@@ -86,6 +86,28 @@ pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Whether something has come that was not read yet: whether the kernel holds it, and not whether the runtime has
+    /// heard of it already. Who closes a connection because it is idle must ask; a runtime that was stopped or busy is
+    /// late.
+    ///
+    /// Of a TLS stream it is what the TCP socket below holds. False where nobody can be asked (pipes).
+    ///
+    /// ```
+    /// # use tokio::io::AsyncWriteExt;
+    /// # use tower_connection::Socket;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+    /// # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    /// let mut client = tokio::net::TcpStream::connect(listener.local_addr()?).await?;
+    /// let (socket, _) = listener.accept().await?;
+    /// assert!(!socket.has_unread());
+    /// client.write_all(b"GET").await?;
+    /// assert!(socket.has_unread());
+    /// # Ok(()) }
+    /// ```
+    fn has_unread(&self) -> bool {
+        false
+    }
+
     /// From now on, the kernel takes nothing more to send while so many bytes wait to be sent
     /// (`TCP_NOTSENT_LOWAT`): what a peer that does not read can make it hold. What is on its way does not count,
     /// so a fast line stays fast. Does nothing where there is nothing to set.
@@ -206,6 +228,11 @@ impl Socket for TcpStream {
         Ok(if over { 0 } else { held })
     }
 
+    #[cfg(unix)]
+    fn has_unread(&self) -> bool {
+        has_unread(socket2::SockRef::from(self))
+    }
+
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {
         socket2::SockRef::from(self).set_tcp_notsent_lowat(bytes)
@@ -230,6 +257,10 @@ impl Socket for tokio::net::UnixStream {
         unacked::bytes(self)
     }
 
+    fn has_unread(&self) -> bool {
+        has_unread(socket2::SockRef::from(self))
+    }
+
     fn into_innermost(self: Box<Self>, _: &mut Held) -> Box<dyn Any + Send> {
         self
     }
@@ -239,6 +270,14 @@ impl Socket for DuplexStream {
     fn into_innermost(self: Box<Self>, _: &mut Held) -> Box<dyn Any + Send> {
         self
     }
+}
+
+#[cfg(unix)]
+#[expect(clippy::needless_pass_by_value, reason = "it is a reference")]
+fn has_unread(socket: socket2::SockRef<'_>) -> bool {
+    // The socket does not block, and an end of stream is nothing to read.
+    let peeked = socket.peek(&mut [std::mem::MaybeUninit::uninit()]);
+    peeked.is_ok_and(|bytes| bytes > 0)
 }
 
 #[cfg(unix)]
@@ -319,6 +358,10 @@ impl Socket for BoxIo {
 
     fn unacked(&self) -> io::Result<usize> {
         self.0.unacked()
+    }
+
+    fn has_unread(&self) -> bool {
+        self.0.has_unread()
     }
 
     fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {

@@ -225,8 +225,14 @@ impl Seat {
         }
         let opening = handle.requests() == 0 && handle.head_since().is_some();
         if handle.protocol() == Some(Version::HTTP_2) && !opening {
-            // Who has just come could not know, and would find itself told before it has asked.
-            let at = stopped_at.max(handle.accepted_at() + settings.last_chance);
+            // Who has just come would find itself told before it has asked.
+            let asked = handle.requests() > 0;
+            let came = handle.accepted_at() + settings.last_chance;
+            let at = if asked {
+                stopped_at
+            } else {
+                stopped_at.max(came)
+            };
             return self.close_at(at + settings.offset(self.number), now);
         }
         if !self.work().requests.is_empty() {

@@ -196,7 +196,7 @@ pub(crate) async fn http2_that_has_just_come_has_a_last_chance(stack: Stack) {
     socket.write_all(&raw::get(1, "/")).await.expect("open");
     let answer = said(&mut socket).await;
     assert!(raw::ended(&answer, 1));
-    assert_eq!(raw::goaways(&answer), [(1 << 31) - 1]);
+    assert_eq!(raw::goaways(&answer).first(), Some(&((1 << 31) - 1)));
     assert!(server.drain().finished().await.is_complete());
     assert_eq!(raw::goaways(&said(&mut socket).await).last(), Some(&1));
     assert_over(server).await;

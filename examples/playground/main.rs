@@ -95,8 +95,7 @@ async fn main() -> Result<(), BoxError> {
         drain.run(run(flags.stack, listener, acceptor)).await?
     };
     tracing::info!(requests = requests.total(), "answered");
-    // Not by returning: that would wait for a handler that blocks its thread.
-    std::process::exit(i32::from(!report.is_complete()));
+    report.exit()
 }
 
 /// `TcpListener::bind` would have a backlog of 128, and more clients than that who come at once would meet the

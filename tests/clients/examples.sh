@@ -44,6 +44,19 @@ expect '8 open, 13 made room, 0 rejected' http://127.0.0.1:3000/
 expect '127.0.0.1: 8' http://127.0.0.1:3000/
 stop connection_limit
 
+start drain_hyper_loop
+expect hello http://127.0.0.1:3000/
+curl --silent --show-error --include --max-time 8 http://127.0.0.1:3000/slow >"${TMPDIR:-/tmp}/slow" &
+slow=$!
+sleep 0.5
+stop drain_hyper_loop
+wait "$slow"
+grep -qi 'connection: close' "${TMPDIR:-/tmp}/slow" && grep -q hello "${TMPDIR:-/tmp}/slow"
+
+start drain_websockets
+expect ok http://127.0.0.1:3000/readyz
+stop drain_websockets
+
 start hyper_auto
 expect 'this is request 1' http://127.0.0.1:3000/
 expect 'this is request 1' --http2-prior-knowledge http://127.0.0.1:3000/
@@ -53,6 +66,14 @@ start listeners
 expect hello http://127.0.0.1:3000/
 expect hello --unix-socket "${TMPDIR:-/tmp}/hello.sock" http://hello/
 stop listeners
+
+start reuse_port
+expect hello http://127.0.0.1:3000/
+stop reuse_port
+
+start systemd
+expect hello http://127.0.0.1:3000/
+stop systemd
 
 start timeouts
 expect 'keep-alive: timeout=4, max=999' --include http://127.0.0.1:3000/

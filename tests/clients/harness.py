@@ -1,5 +1,6 @@
 """The playground as a process, and clients that are not libraries."""
 import os
+import random
 import resource
 import selectors
 import signal
@@ -36,7 +37,7 @@ class Playground:
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))) if nofile else None
         command = [BINARY, "--stack", stack, *flags] + (["--tls"] if tls else [])
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.stderr, preexec_fn=limit,
-                                        env={**os.environ, "NO_COLOR": "1"})
+                                        env={**os.environ, "NO_COLOR": "1", "RUST_BACKTRACE": "0"})
         line = self.process.stdout.readline().decode()
         assert line.startswith("listening on http"), f"first line: {line!r}"
         self.url = line.split()[2]
@@ -173,6 +174,25 @@ class H2:
             self.digest(received)
             self.flush()  # the answer to a PING, without which a GOAWAY is not the last word
         self.socket.close()
+
+
+def free_ports(count):
+    """Not from those that the kernel gives to clients: one of them could take it while no server has it, and connect to
+    itself."""
+    found, sockets = [], []
+    for port in random.sample(range(16_384, 32_768), 16_384):
+        sock = socket.socket()
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        sockets.append(sock)
+        found.append(port)
+        if len(found) == count:
+            break
+    for sock in sockets:
+        sock.close()
+    return found
 
 
 def read_all(sock):

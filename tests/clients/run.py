@@ -4,7 +4,7 @@
 Each case is a function whose docstring is the promise. It asserts on bytes, exit codes, descriptors
 (/proc/PID/fd) and the server's own counts. Needs curl, wrk, h2load, slowhttptest, ss, and Debian's python3-h2. The
 environment variable CLIENTS_CONNECTIONS sets how many clients come where many do (default 2000), and
-CLIENTS_ROUNDS how often a rush is repeated (default 3).
+CLIENTS_ROUNDS how often a rush is repeated (default 3), CLIENTS_DRAINS how often a drain is (default 5).
 """
 import argparse
 import os
@@ -18,6 +18,7 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
+import drain
 import harness
 import timeouts
 import writes
@@ -386,12 +387,12 @@ CASES = [
     (exactly_so_many_are_served, STACKS), (making_room, STACKS), (who_is_at_work_stays, STACKS),
     (closing_at_the_limit, STACKS), (one_client_does_not_take_all, STACKS),
     (rejected_clients_that_stay, STACKS), (a_tight_reconnect_loop, STACKS),
-    *timeouts.CASES, *writes.CASES, (signals_end_it, STACKS), (what_is_not_built_is_refused, ["axum"]),
+    *timeouts.CASES, *writes.CASES, *drain.CASES, (signals_end_it, STACKS), (what_is_not_built_is_refused, ["axum"]),
     (out_of_descriptors, STACKS),
 ]
 
 
-def main():
+def main(cases):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("playground", nargs="?", default=harness.BINARY)
     parser.add_argument("--stack", choices=STACKS)
@@ -399,7 +400,7 @@ def main():
     asked = parser.parse_args()
     harness.BINARY = asked.playground
     passed = failed = 0
-    for case, stacks in CASES:
+    for case, stacks in cases:
         for stack in stacks:
             if asked.stack not in (None, stack) or asked.case not in (None, case.__name__):
                 continue
@@ -416,4 +417,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(CASES)

@@ -33,4 +33,7 @@ mod documents {
 
     #[doc = include_str!("../../docs/stacks.md")]
     struct Stacks;
+
+    #[doc = include_str!("../../docs/drain.md")]
+    struct Drain;
 }

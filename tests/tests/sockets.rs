@@ -527,11 +527,7 @@ fn drained(way: usize, listener: TcpListener, drain: &Drain) -> JoinHandle<io::R
                 let waiting: Vec<_> = Backlog::of(&listener).collect();
                 drop(listener);
                 for socket in waiting {
-                    let socket = ready(Ok((socket, ())));
-                    match acceptor.accept(socket).await {
-                        Ok(connection) => serve_one(connection),
-                        Err(error) => return Err(error.into()),
-                    }
+                    serve_one(acceptor.take_over(socket).await?);
                 }
                 Ok(())
             })

@@ -265,9 +265,75 @@ pub trait AcceptExt {
         .await?;
         Ok(self.call(io))
     }
+
+    /// Waits until the acceptor is ready, and hands over a socket that was found in the [`Backlog`](crate::Backlog)
+    /// after the acceptor was [`Closed`]. If it is closed once more, there is no time left: it takes the socket all the
+    /// same, to reset it and to know of it.
+    ///
+    /// The listener is to be dropped before, and the acceptor after the last of them.
+    ///
+    /// # Errors
+    ///
+    /// Those of the acceptor, but for [`Closed`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The socket is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tokio::net::{TcpListener, TcpStream};
+    /// # use tower_connection::{Accept, AcceptExt, Backlog};
+    /// # async fn hello(_: http::Request<()>) -> Result<http::Response<()>, std::convert::Infallible> { unimplemented!() }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+    /// # let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// # let mut acceptor = Accept::new(tower::service_fn(hello));
+    /// let waiting: Vec<TcpStream> = Backlog::of(&listener).collect();
+    /// drop(listener);
+    /// for socket in waiting {
+    ///     let connection = acceptor.take_over(socket).await?;
+    ///     tokio::spawn(async { connection.await.map(drop) });
+    /// }
+    /// drop(acceptor);
+    /// # Ok(()) }
+    /// ```
+    #[expect(
+        async_fn_in_trait,
+        reason = "the future is as `Send` as the acceptor and the socket are"
+    )]
+    async fn take_over<Io>(
+        &mut self,
+        socket: Io,
+    ) -> Result<<Self as Service<Io>>::Future, AcceptError<BoxError>>
+    where
+        Self: Service<Io> + Sized,
+        <Self as Service<Io>>::Error: Into<BoxError>,
+    {
+        poll_fn(|cx| poll_takes(self, cx))
+            .await
+            .map_err(AcceptError::Acceptor)?;
+        Ok(self.call(socket))
+    }
 }
 
 impl<A> AcceptExt for A {}
+
+/// Whether an acceptor takes who was found in the backlog: by being ready, or by being closed once more, in which case
+/// it resets him.
+fn poll_takes<A, Io>(acceptor: &mut A, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>
+where
+    A: Service<Io>,
+    A::Error: Into<BoxError>,
+{
+    acceptor.poll_ready(cx).map(|ready| {
+        ready.or_else(|error| {
+            let error: BoxError = error.into();
+            let closed = Closed::caused(&*error);
+            if closed { Ok(()) } else { Err(error) }
+        })
+    })
+}
 
 /// Why no connection was accepted.
 ///

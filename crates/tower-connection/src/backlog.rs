@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// a backlog holds unless somebody has set `net.core.somaxconn` higher, and at the first error: without descriptors
 /// nobody can be accepted. Where sockets are not files it is empty.
 ///
-/// Reset all the same are those who come between the last look and the close, which is a microsecond, and those
+/// Reset all the same are those who come between the last look and the close, which is some microseconds, and those
 /// of whose handshake the last packet is under way. (A filter that drops each SYN meanwhile was tried, and closes
 /// that gap; but on a socket that is shared with a parent or a successor it would outlive this process, and shut
 /// everybody out.)

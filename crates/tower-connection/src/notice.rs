@@ -1,4 +1,4 @@
-use std::future::pending;
+use std::future::{Future, pending};
 
 use tokio::{sync::watch, time::Instant};
 
@@ -38,20 +38,22 @@ impl Notice {
         Self(watch::Sender::default().subscribe())
     }
 
-    /// Waits until it is given, and returns until when work may go on: then connections are reset. Without a
+    /// Waits until it is given (the future borrows nothing), and returns until when work may go on: then connections are reset. Without a
     /// deadline that is 30 years ahead.
     ///
     /// # Cancel safety
     ///
     /// It can be dropped and asked for again at any time.
-    pub async fn given(&self) -> Instant {
+    pub fn given(&self) -> impl Future<Output = Instant> + Send + use<> {
         let mut board = self.0.clone();
-        let given = board.wait_for(Option::is_some).await;
-        let deadline = given.ok().and_then(|deadline| *deadline);
-        match deadline {
-            Some(deadline) => deadline,
-            // Nobody is left who could give it.
-            None => pending().await,
+        async move {
+            let given = board.wait_for(Option::is_some).await;
+            let deadline = given.ok().and_then(|deadline| *deadline);
+            match deadline {
+                Some(deadline) => deadline,
+                // Nobody is left who could give it.
+                None => pending().await,
+            }
         }
     }
 

@@ -211,7 +211,8 @@ impl Drain {
     }
 
     /// Begins on SIGTERM or SIGINT (elsewhere than on Unix: Ctrl-C). A second signal of either kind
-    /// [cuts](Drain::cut) what is left.
+    /// [cuts](Drain::cut) what is left. One that comes when the drain is over, to a process that is not, ends that with
+    /// 1.
     ///
     /// From now on neither ends the process by itself. They are heard, and the drain runs, on a thread of its own, so
     /// that handlers that block every thread of the server's runtime keep it from nothing.
@@ -248,6 +249,9 @@ impl Drain {
                 _ = drain.finished() => {}
             }
             drain.finished().await;
+            // Somebody waits for a thread that is blocked.
+            signals.next().await;
+            std::process::exit(1);
         };
         thread::Builder::new()
             .name("drain".into())

@@ -44,10 +44,28 @@ impl Report {
     /// 0 if it is complete, else 1.
     ///
     /// To return it from `main` drops the runtime, which waits for code that blocks a thread; if that may be what
-    /// was stuck, `std::process::exit` does not.
+    /// was stuck, [`exit`](Report::exit) does not.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(u8::from(!self.is_complete()))
+    }
+}
+
+impl Report {
+    /// Ends the process, with that code: at once, whatever blocks its threads. Nothing is dropped; flush before what
+    /// buffers its writes.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use tower_drain::Drain;
+    /// # #[tokio::main] async fn main() -> std::io::Result<()> {
+    /// # let drain = Drain::new(Duration::from_secs(30));
+    /// # let server = std::future::pending::<std::io::Result<()>>();
+    /// drain.run(server).await?.exit();
+    /// # }
+    /// ```
+    pub fn exit(&self) -> ! {
+        std::process::exit(i32::from(!self.is_complete()))
     }
 }
 

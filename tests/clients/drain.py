@@ -695,10 +695,10 @@ def who_comes_around_the_signal_is_served_or_refused(stack):
                 asked = time.monotonic()
                 while read.count(b"0") < 50_000 and (some := sock.recv(65536)):
                     read += some
+                resets(sock)  # or thousands of ports are in TIME-WAIT
             except OSError:
                 pass
             fates.append((asked, read.count(b"0") >= 50_000))
-            sock.close()
 
     answered = reset = 0
     for n in range(DRAINS):
@@ -719,12 +719,15 @@ def who_waits_for_a_place_is_served(stack):
     """Of 30 clients of a server for 10, the 20 that wait at the moment of the signal are served as well. DRAIN-2"""
     def drain(tls):
         with Playground(stack, "--max-connections", "10", "--at-capacity", "wait", tls=tls) as server:
-            def ask(number):
+            def ask(client):
+                number, sock = client
                 http2 = spoken(stack)[number % len(spoken(stack))] == "h2"
-                whole(server, connect(server, "h2" if http2 else "http/1.1"), http2, b"/sleep/200", 0)
+                sock = server.secure(sock, "h2" if http2 else "http/1.1") if tls else sock
+                whole(server, sock, http2, b"/sleep/200", 0)
 
             with ThreadPoolExecutor(30) as pool:
-                clients = [pool.submit(ask, number) for number in range(30)]
+                waiting = [server.silent() for _ in range(30)]
+                clients = [pool.submit(ask, client) for client in enumerate(waiting)]
                 time.sleep(0.1)
                 ending = Ending(server)
                 for client in clients:

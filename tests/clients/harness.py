@@ -59,7 +59,8 @@ class Playground:
 
     def silent(self, source=""):
         """A connection that says nothing, not even a TLS hello."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10, source_address=(source, 0))
+        source = (source, 0) if source else None  # bound without need, a port is taken for every server at once
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10, source_address=source)
 
     def connect(self, protocol="http/1.1", source=""):
         plain = self.silent(source)

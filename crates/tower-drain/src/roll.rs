@@ -147,12 +147,18 @@ impl Shared {
         roll.numbers += 1;
         let seat = Arc::new(Seat::new(self.clone(), roll.numbers));
         let key = roll.seats.insert(seat.clone());
+        // Under the lock under which it is changed.
         let phase = self.phase();
         if phase == Phase::Draining {
             roll.fresh.push(seat.clone());
             self.changed.notify_one();
         }
+        let late = phase > Phase::Draining;
+        roll.unserved += usize::from(late);
         drop(roll);
+        if late {
+            seat.reset();
+        }
         Entry { seat, key }
     }
 

@@ -489,13 +489,13 @@ def stuck(stack, server):
 def what_is_left_at_the_deadline_is_reset_and_named(stack):
     """What is left at the deadline reads a reset, and the report and the exit code tell. DRAIN-7, DRAIN-8"""
     def drain(tls):
-        with Playground(stack, "--drain-timeout", "900ms", tls=tls, logged=True) as server:
+        with Playground(stack, "--drain-timeout", "600ms", tls=tls, logged=True) as server:
             clients = stuck(stack, server)
             time.sleep(0.2)
             ending = Ending(server)
             ends = at_once(cut, [client for client, _ in clients])
-            took = over(ending, 0.9 + 0.3, code=1)
-            assert took > 0.9 and set(ends) == {"RST"}, (took, ends)
+            took = over(ending, 0.6 + 0.3, code=1)
+            assert took > 0.6 and set(ends) == {"RST"}, (took, ends)
             first, report = server.log().splitlines()[0], server.log()
             upgraded = int(stack in SPEAK_H1)
             assert f"draining: {len(clients)} connections ({upgraded} upgraded), " in first, first
@@ -522,12 +522,12 @@ def at_the_deadline_who_does_nothing_is_not_cut(stack):
 
 def a_handler_that_blocks_its_thread_does_not_keep_it(stack):
     """A handler that blocks its thread is left behind at the deadline, named and not answered. DRAIN-7, DRAIN-8"""
-    with Playground(stack, "--drain-timeout", "500ms", logged=True) as server:
+    with Playground(stack, "--drain-timeout", "300ms", logged=True) as server:
         sock = connect(server)
         sock.sendall(bytes_of(stack, b"/cpu/3000000"))
         time.sleep(0.2)
-        took = over(Ending(server), 0.5 + 0.1 + 0.2, code=1)
-        assert took > 0.5 and "GET /cpu/3000000" in server.log(), (took, server.log())
+        took = over(Ending(server), 0.3 + 0.1 + 0.2, code=1)
+        assert took > 0.3 and "GET /cpu/3000000" in server.log(), (took, server.log())
         assert cut(sock) in ("RST", "FIN")  # it is the kernel that closes the socket, with the process
 
 

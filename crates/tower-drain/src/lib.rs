@@ -90,7 +90,7 @@
 //! # let _ = chat;
 //! ```
 //!
-//! A body that is a stream ends with `take_until(async move { notice.given().await })`. Who does not ask is waited for
+//! A body that is a stream ends with `take_until(notice.given())`. Who does not ask is waited for
 //! until the deadline, and then reset, and reported.
 //!
 //! # What happens when

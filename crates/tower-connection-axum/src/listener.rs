@@ -199,13 +199,9 @@ where
     A: Service<Io>,
     A::Error: Into<BoxError>,
 {
-    acceptor.poll_ready(cx).map(|ready| {
-        let Err(error) = ready else {
-            return false;
-        };
-        let error: BoxError = error.into();
-        assert!(Closed::caused(&*error), "the acceptor failed: {error}");
-        true
+    Closed::poll(acceptor, cx).map(|closed| match closed {
+        Ok(closed) => closed,
+        Err(error) => panic!("the acceptor failed: {error}"),
     })
 }
 

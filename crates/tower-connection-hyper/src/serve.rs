@@ -188,11 +188,10 @@ where
                     return Poll::Ready(Turn::Ended(Ok(End::Told)));
                 }
                 ready!(backoff.poll(cx));
-                if let Err(error) = ready!(acceptor.poll_ready(cx)) {
-                    let error: BoxError = error.into();
-                    let closed = Closed::caused(&*error);
-                    let end = closed.then_some(End::Closed);
-                    return Poll::Ready(Turn::Ended(end.ok_or_else(|| io::Error::other(error))));
+                match ready!(Closed::poll(&mut acceptor, cx)) {
+                    Ok(false) => {}
+                    Ok(true) => return Poll::Ready(Turn::Ended(Ok(End::Closed))),
+                    Err(error) => return Poll::Ready(Turn::Ended(Err(io::Error::other(error)))),
                 }
                 listener.poll_accept(cx).map(Turn::Accepted)
             });
@@ -221,10 +220,9 @@ where
         }
         drop(listener);
         for io in waiting {
-            let takes = poll_fn(|cx| match acceptor.poll_ready(cx) {
-                Poll::Ready(Ok(())) => Poll::Ready(true),
+            let takes = poll_fn(|cx| match Closed::poll(&mut acceptor, cx) {
                 // Closed once more, it takes them nevertheless.
-                Poll::Ready(Err(error)) => Poll::Ready(Closed::caused(&*error.into())),
+                Poll::Ready(taken) => Poll::Ready(taken.is_ok()),
                 Poll::Pending if end == End::Told => Poll::Ready(false),
                 Poll::Pending => Poll::Pending,
             });

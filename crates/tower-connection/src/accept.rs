@@ -310,7 +310,7 @@ pub trait AcceptExt {
         Self: Service<Io> + Sized,
         <Self as Service<Io>>::Error: Into<BoxError>,
     {
-        poll_fn(|cx| poll_takes(self, cx))
+        poll_fn(|cx| Closed::poll(self, cx))
             .await
             .map_err(AcceptError::Acceptor)?;
         Ok(self.call(socket))
@@ -318,22 +318,6 @@ pub trait AcceptExt {
 }
 
 impl<A> AcceptExt for A {}
-
-/// Whether an acceptor takes who was found in the backlog: by being ready, or by being closed once more, in which case
-/// it resets him.
-fn poll_takes<A, Io>(acceptor: &mut A, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>
-where
-    A: Service<Io>,
-    A::Error: Into<BoxError>,
-{
-    acceptor.poll_ready(cx).map(|ready| {
-        ready.or_else(|error| {
-            let error: BoxError = error.into();
-            let closed = Closed::caused(&*error);
-            if closed { Ok(()) } else { Err(error) }
-        })
-    })
-}
 
 /// Why no connection was accepted.
 ///

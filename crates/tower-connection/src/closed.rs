@@ -1,4 +1,12 @@
-use std::{error::Error, fmt};
+use std::{
+    error::Error,
+    fmt,
+    task::{Context, Poll},
+};
+
+use tower_service::Service;
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Why an acceptor will take no more sockets, when nothing went wrong: its server ends.
 ///
@@ -35,6 +43,42 @@ impl Closed {
             cause = error.source();
         }
         false
+    }
+
+    /// Asks `acceptor` whether it is ready (`false`) or closed (`true`): for whoever accepts.
+    ///
+    /// # Errors
+    ///
+    /// Those of the acceptor, but for this one.
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, future::poll_fn};
+    /// # use tower_connection::{Accept, Closed};
+    /// # async fn hello(_: http::Request<()>) -> Result<http::Response<()>, Infallible> {
+    /// #     Ok(http::Response::default())
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let mut acceptor = Accept::new(tower::service_fn(hello));
+    /// let closed = poll_fn(|cx| Closed::poll::<_, tokio::net::TcpStream>(&mut acceptor, cx)).await;
+    /// assert!(matches!(closed, Ok(false)));
+    /// # }
+    /// ```
+    pub fn poll<A, Io>(acceptor: &mut A, cx: &mut Context<'_>) -> Poll<Result<bool, BoxError>>
+    where
+        A: Service<Io>,
+        A::Error: Into<BoxError>,
+    {
+        acceptor.poll_ready(cx).map(|ready| {
+            let Err(error) = ready else {
+                return Ok(false);
+            };
+            let error: BoxError = error.into();
+            if Self::caused(&*error) {
+                Ok(true)
+            } else {
+                Err(error)
+            }
+        })
     }
 }
 

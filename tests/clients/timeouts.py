@@ -1,4 +1,5 @@
 """How long, how often and how old a connection gets, and how slowly its client may speak."""
+import select
 import signal
 import socket
 import statistics
@@ -145,13 +146,15 @@ def ages_are_spread(stack):
                 sock = server.connect()
                 while b"\r\nconnection: close\r\n" not in (answer := served(sock)):
                     assert answer.startswith(b"HTTP/1.1 200 "), answer
-                    time.sleep(0.02)
+                    time.sleep(0.1)
                 assert sock.recv(1) == b""
             else:
                 client = H2(server)
                 while not client.goaway:
                     assert client.request("/")[1] == b"ok\n"
-                    time.sleep(0.02)
+                    if select.select([client.socket], [], [], 0.1)[0]:
+                        client.events()
+                        client.flush()  # the answer to the PING, without which a GOAWAY is not waited for
             lives.append(after(began))
 
         with ThreadPoolExecutor(200) as clients:

@@ -330,7 +330,7 @@ def a_tight_reconnect_loop(stack):
                 rejected += 1
         assert rejected <= RESERVE * 22, rejected
         cpu = server.cpu_seconds() - cpu
-        assert cpu < 0.8, cpu
+        assert cpu < 1.2, cpu  # of two seconds, in which an unbounded loop would take all
         holder.close()
 
 

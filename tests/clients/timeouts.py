@@ -152,7 +152,7 @@ def ages_are_spread(stack):
                 client = H2(server)
                 while not client.goaway:
                     assert client.request("/")[1] == b"ok\n"
-                    if select.select([client.socket], [], [], 0.1)[0]:
+                    if not client.goaway and select.select([client.socket], [], [], 0.1)[0]:
                         client.events()
                         client.flush()  # the answer to the PING, without which a GOAWAY is not waited for
             lives.append(after(began))

@@ -33,12 +33,14 @@ use tower_connection::{Guarded, Notice};
 use tower_connection_axum::Noticed;
 use tower_connection_limit::Limit;
 use tower_drain::Drain;
+use tower_overload::{Overload, Reason};
 
 /// What the routes know of the server.
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) connections: Limit,
     pub(crate) drain: Drain,
+    pub(crate) overload: Overload,
     pub(crate) requests: Requests,
 }
 
@@ -140,6 +142,7 @@ async fn echo_messages(mut socket: WebSocket, notice: Notice) {
 async fn metrics(State(server): State<Server>) -> Response {
     let Server {
         connections,
+        overload,
         requests,
         ..
     } = &server;
@@ -148,6 +151,8 @@ async fn metrics(State(server): State<Server>) -> Response {
         ("connections_in_reserve", connections.in_reserve()),
         ("acceptors_waiting", connections.waiting()),
         ("requests_in_flight", requests.in_flight()),
+        ("requests_waiting", overload.waiting()),
+        ("streams_open", overload.streams()),
     ];
     let counters = [
         ("requests_total", requests.total()),
@@ -160,6 +165,11 @@ async fn metrics(State(server): State<Server>) -> Response {
     }
     for (name, value) in counters {
         writeln!(text, "# TYPE {name} counter\n{name} {value}").expect("a string takes it");
+    }
+    writeln!(text, "# TYPE requests_shed_total counter").expect("a string takes it");
+    for reason in Reason::ALL {
+        let (label, n) = (reason.as_str(), overload.shed_for(reason));
+        writeln!(text, "requests_shed_total{{reason=\"{label}\"}} {n}").expect("a string takes it");
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

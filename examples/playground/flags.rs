@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
+use clap::{Parser, ValueEnum};
 
 /// A server with every behaviour of this project as a flag.
 ///
@@ -70,8 +70,13 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "D", default_value = "0", value_parser = duration)]
     pub(crate) lame_duck: Duration,
 
-    #[command(flatten)]
-    unbuilt: Unbuilt,
+    /// How many requests may be in flight; 0 is no limit. (`adaptive` is not built yet.)
+    #[arg(long, value_name = "N|adaptive", default_value = "0", value_parser = max_in_flight)]
+    pub(crate) max_in_flight: MaxInFlight,
+
+    /// How long a request may wait for that; 0 sheds at once.
+    #[arg(long, value_name = "D", default_value = "0", value_parser = duration)]
+    pub(crate) max_wait: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -95,42 +100,18 @@ pub(crate) enum AtCapacity {
     MakeRoom,
 }
 
-/// Flags whose layer does not exist yet: given, they stop the program, unless they are given as off.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Not built yet (accepted only as 0)")]
-struct Unbuilt {
-    /// A number, or `adaptive`.
-    #[arg(long, value_name = "N|adaptive")]
-    max_in_flight: Option<String>,
-    #[arg(long, value_name = "D", value_parser = duration)]
-    max_wait: Option<Duration>,
+/// How many requests may be in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MaxInFlight {
+    Off,
+    Fixed(usize),
 }
 
-impl Flags {
-    /// Reads the command line; stops the program at what it does not understand or cannot do yet.
-    pub(crate) fn read() -> Self {
-        let flags = Self::parse();
-        if let Some(flag) = flags.asked_in_vain() {
-            let message = format!("{flag} is not built yet: its layer does not exist\n");
-            Self::command()
-                .error(ErrorKind::InvalidValue, message)
-                .exit();
-        }
-        flags
-    }
-
-    fn asked_in_vain(&self) -> Option<&'static str> {
-        let unbuilt = &self.unbuilt;
-        let time = |given: Option<Duration>| given.is_some_and(|given| !given.is_zero());
-        [
-            (
-                "--max-in-flight",
-                unbuilt.max_in_flight.as_deref().is_some_and(|n| n != "0"),
-            ),
-            ("--max-wait", time(unbuilt.max_wait)),
-        ]
-        .into_iter()
-        .find_map(|(flag, asked)| asked.then_some(flag))
+fn max_in_flight(text: &str) -> Result<MaxInFlight, String> {
+    match text {
+        "0" => Ok(MaxInFlight::Off),
+        "adaptive" => Err("not built yet: its law does not exist".into()),
+        n => n.parse().map(MaxInFlight::Fixed).map_err(|error| format!("{error}")),
     }
 }
 

@@ -12,24 +12,26 @@ mod tls;
 use std::{error::Error, io, net::SocketAddr};
 
 use axum::Router;
+use clap::Parser;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tower::{Service, ServiceBuilder};
-use tower_connection::{Connection, ConnectionService, Socket};
+use tower_connection::{Connection, ConnectionService, Head, Socket};
 use tower_connection_axum::{Accepting, FromAcceptor, accept};
 use tower_connection_hyper::serve;
 use tower_connection_limit::{AtCapacity, ConnectionLimitLayer};
 use tower_connection_rustls::TlsLayer;
 use tower_drain::{Drain, DrainService};
 use tower_keep_alive::{KeepAliveLayer, KeepAliveService};
+use tower_overload::{InFlightLimitLayer, Ticket};
 use tower_read_timeout::{ReadTimeoutLayer, ReadTimeoutService};
 use tower_write_timeout::WriteTimeoutLayer;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     app::{Requests, Server},
-    flags::{Flags, Stack},
+    flags::{Flags, MaxInFlight, Stack},
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -41,7 +43,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let flags = Flags::read();
+    let flags = Flags::parse();
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
         .with_writer(io::stderr)
@@ -56,14 +58,28 @@ async fn main() -> Result<(), BoxError> {
     }
     let drain = Drain::new(flags.drain_timeout).lame_duck(flags.lame_duck);
     let requests = Requests::default();
+    let overload = InFlightLimitLayer::new(match flags.max_in_flight {
+        MaxInFlight::Off => 0,
+        MaxInFlight::Fixed(n) => n,
+    })
+    .max_wait(flags.max_wait)
+    .classify(|head: &Head<'_>| match head.uri.path() {
+        "/healthz" | "/readyz" | "/metrics" => Ticket::exempt(),
+        _ => Ticket::default(),
+    });
     let app = app::router(Server {
         connections: limit.limit(),
+        overload: overload.handle(),
         drain: drain.clone(),
         requests: requests.clone(),
     });
     let app = match flags.stack {
         Stack::Tonic => app.merge(grpc().await),
         _ => app,
+    };
+    let app = match flags.max_in_flight {
+        MaxInFlight::Off => app,
+        MaxInFlight::Fixed(_) => app.layer(overload),
     };
 
     drain.begin_on_signals()?;

@@ -14,12 +14,14 @@
 )]
 
 mod dice;
+mod open_loop;
 mod server;
 mod stack;
 mod wire;
 
 pub use crate::{
     dice::dice,
+    open_loop::{Answers, Load, Outcome},
     server::{Layers, Server},
     stack::{Protocol, Stack},
     wire::{Answer, Ending, Wire},

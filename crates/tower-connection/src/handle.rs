@@ -1,4 +1,5 @@
 use std::{
+    any::Any,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -58,6 +59,19 @@ struct Shared {
 struct Rules {
     refusal: Option<Rejection>,
     upgrades: Vec<UpgradeGate>,
+    held: Held,
+}
+
+/// What is kept until the socket is closed.
+enum Held {
+    Open(Vec<Box<dyn Any + Send>>),
+    Closed,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self::Open(Vec::new())
+    }
 }
 
 type UpgradeGate = Box<dyn FnOnce() -> Result<(), Rejection> + Send>;
@@ -373,6 +387,75 @@ impl ConnectionHandle {
     #[must_use]
     pub fn has_unread_body(&self) -> bool {
         self.shared.state.is_unread()
+    }
+
+    /// Makes the end of the connection a patient one: the server half-closes, and reads on for at most two seconds, so
+    /// that a client that is still sending can read the answer. Closed at once, the kernel would reset the connection
+    /// (RFC 9112, section 9.6).
+    ///
+    /// For whoever answers a request without reading its body; it is bounded by 64 MiB, too. The answer must say
+    /// `Connection: close`, as this does not.
+    ///
+    /// ```
+    /// # use tower_connection::ConnectionHandle;
+    /// # let connection = ConnectionHandle::detached();
+    /// connection.linger();
+    /// ```
+    pub fn linger(&self) {
+        self.shared.state.set_lingering();
+    }
+
+    /// Keeps `guard` until the socket is closed, which is later than the last response if the connection was upgraded.
+    ///
+    /// If it is closed already, or nothing tells of it (a [detached](Self::detached) handle keeps a guard as long as it
+    /// lives), `guard` is dropped then.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use tower_connection::ConnectionHandle;
+    /// let permit = Arc::new(());
+    /// let connection = ConnectionHandle::detached();
+    /// connection.hold(permit.clone());
+    /// assert_eq!(Arc::strong_count(&permit), 2);
+    /// drop(connection);
+    /// assert_eq!(Arc::strong_count(&permit), 1);
+    /// ```
+    pub fn hold(&self, guard: impl Send + 'static) {
+        if let Held::Open(held) = &mut self.rules().held {
+            held.push(Box::new(guard));
+        }
+    }
+
+    /// The socket is closed.
+    pub(crate) fn let_go(&self) {
+        // Dropped when the lock is free: a guard may want it.
+        let _held = std::mem::replace(&mut self.rules().held, Held::Closed);
+    }
+
+    /// Says that a request was answered in the place of its service because there is no room for it, and returns for
+    /// how long now nothing but such answers was sent here, as far as [`note_served`](Self::note_served) tells.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_connection::ConnectionHandle;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+    /// let connection = ConnectionHandle::detached();
+    /// assert_eq!(connection.note_refused(), Duration::ZERO);
+    /// tokio::time::advance(Duration::from_secs(3)).await;
+    /// assert_eq!(connection.note_refused(), Duration::from_secs(3));
+    /// connection.note_served();
+    /// assert_eq!(connection.note_refused(), Duration::ZERO);
+    /// # }
+    /// ```
+    #[must_use = "a client should not stay for ever where it is not served"]
+    pub fn note_refused(&self) -> Duration {
+        let now = self.now();
+        Duration::from_nanos(now - self.shared.state.refused_since(now))
+    }
+
+    /// Says that a request is served, after others were not.
+    pub fn note_served(&self) {
+        self.shared.state.clear_refused();
     }
 
     /// Asks `gate` when a response is about to upgrade an HTTP/1 connection (a WebSocket).

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -41,9 +42,16 @@ pub struct Obey {
     spoken: Spoken,
     streams: Streams,
     farewell: Farewell,
-    /// When an HTTP/2 connection with nothing left to do is ended without waiting for its client.
+    /// When an HTTP/2 connection with nothing left to do is ended without waiting for its client; or the end of a
+    /// patient one of HTTP/1.
     patience: Deadline,
+    /// How much was read since the socket was shut down.
+    lingered: Option<usize>,
 }
+
+/// How long, and how much of, a client is read that may not have read its answer yet.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 64 << 20;
 
 /// How long an HTTP/2 connection that closes is kept for what crosses with its GOAWAY. Where a driver has hyper
 /// shut it down, that waits for the answer to a PING and ends sooner; but a client that does not answer would be
@@ -97,6 +105,7 @@ impl Obey {
             streams: Streams::default(),
             farewell: Farewell::default(),
             patience: Deadline::default(),
+            lingered: None,
         }
     }
 
@@ -291,6 +300,29 @@ impl Obey {
         Poll::Ready(Ok(()))
     }
 
+    /// Reads what a client still sends, so that the kernel does not reset the connection before the answer is read.
+    fn poll_linger<Io: Socket>(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = self.lingered.get_or_insert(0);
+        while *read < LINGER_BYTES {
+            let mut scratch = [MaybeUninit::uninit(); 8192];
+            let mut buf = ReadBuf::uninit(&mut scratch);
+            match Pin::new(&mut *io).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => *read += buf.filled().len(),
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    self.handle.state().register_reader(cx.waker());
+                    self.check(io)?;
+                    return self.patience.poll(cx).map(Ok);
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Whether there can be something to do for [`poll_end`](Self::poll_end).
     fn may_speak(&self, closing: bool) -> bool {
         let http2 = self.spoken == Spoken::Http2;
@@ -327,6 +359,12 @@ impl Obey {
             self.written = Written::Unflushed;
         }
         Ok(())
+    }
+}
+
+impl Drop for Obey {
+    fn drop(&mut self) {
+        self.handle.let_go();
     }
 }
 
@@ -394,7 +432,15 @@ impl<Io: Socket> Hook<Io> for Obey {
 
     fn poll_shutdown(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check(io)?;
+        if self.lingered.is_some() {
+            return self.poll_linger(io, cx);
+        }
         if let Poll::Ready(shut) = Pin::new(&mut *io).poll_shutdown(cx) {
+            if shut.is_ok() && self.handle.state().is_lingering() {
+                self.lingered = Some(0);
+                self.patience.set(Instant::now() + LINGER);
+                return self.poll_linger(io, cx);
+            }
             return Poll::Ready(shut);
         }
         self.handle.state().register_writer(cx.waker());

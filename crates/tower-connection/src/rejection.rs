@@ -10,6 +10,8 @@ use http::{
 };
 use http_body::{Body, Frame, SizeHint};
 
+use crate::Head;
+
 /// The answer to a request that will not be served: `503` with `Retry-After`, or its gRPC form.
 ///
 /// The answer has no body, so that it fits any service. A gRPC request (by its `content-type`) gets a
@@ -75,7 +77,28 @@ impl Rejection {
 
     /// The answer to `request`.
     pub fn answer<B, R: Default>(&self, request: &Request<B>) -> Response<R> {
-        self.respond(request.version(), is_grpc(request))
+        self.answer_to(&Head::of(request))
+    }
+
+    /// The answer to the request with this head.
+    #[must_use]
+    pub fn answer_to<R: Default>(&self, request: &Head<'_>) -> Response<R> {
+        self.respond(request.version, Self::is_grpc(request))
+    }
+
+    /// Whether it is answered in gRPC: by the request's `content-type`.
+    ///
+    /// ```
+    /// # use http::Request;
+    /// # use tower_connection::{Head, Rejection};
+    /// let call = Request::post("/").header("content-type", "application/grpc+proto").body(())?;
+    /// assert!(Rejection::is_grpc(&Head::of(&call)));
+    /// # Ok::<_, http::Error>(())
+    /// ```
+    #[must_use]
+    pub fn is_grpc(request: &Head<'_>) -> bool {
+        let content_type = request.headers.get(CONTENT_TYPE);
+        content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
     }
 
     pub(crate) fn respond<R: Default>(&self, version: Version, grpc: bool) -> Response<R> {
@@ -100,13 +123,6 @@ impl Rejection {
         }
         answer
     }
-}
-
-fn is_grpc<B>(request: &Request<B>) -> bool {
-    request
-        .headers()
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 pin_project_lite::pin_project! {

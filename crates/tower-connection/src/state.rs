@@ -60,6 +60,10 @@ pub(crate) struct State {
     timed: AtomicBool,
     announced: AtomicBool,
     unread: AtomicBool,
+    lingering: AtomicBool,
+    /// Since when requests are answered in the place of their service, in nanoseconds since the connection was accepted,
+    /// and one; zero is none.
+    refused_since: AtomicU64,
     /// Whether what comes on HTTP/1 may be the rest of a body: one of the three below.
     rest: AtomicU8,
     driven: AtomicBool,
@@ -315,6 +319,30 @@ impl State {
 
     pub(crate) fn is_unread(&self) -> bool {
         self.unread.load(Ordering::Relaxed)
+    }
+
+    /// The socket half reads on for a while when it is shut down.
+    pub(crate) fn set_lingering(&self) {
+        // Relaxed: as above.
+        self.lingering.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_lingering(&self) -> bool {
+        self.lingering.load(Ordering::Relaxed)
+    }
+
+    /// Since when requests are refused: since `now`, if this is the first.
+    pub(crate) fn refused_since(&self, now: u64) -> u64 {
+        // Relaxed: one number, which says nothing of others.
+        let since = &self.refused_since;
+        let first = since.compare_exchange(0, now + 1, Ordering::Relaxed, Ordering::Relaxed);
+        first.map_or_else(|since| (since - 1).min(now), |_| now)
+    }
+
+    pub(crate) fn clear_refused(&self) {
+        if self.refused_since.load(Ordering::Relaxed) != 0 {
+            self.refused_since.store(0, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn set_driven(&self) {

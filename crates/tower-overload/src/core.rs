@@ -1,0 +1,385 @@
+//! What all clones of a layer share.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::Waker,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tower_connection::{AcceptGate, FOREVER};
+
+use crate::{
+    AdaptiveLifo, Admission, Criticality, Limit, Pressure, Reason, Sample, Shed, Ticket,
+    calendar::{Calendar, Promise},
+    permit::{Permit, Slot, Streams},
+    pressure::Gauge,
+    room::{Entry, Verdict, WaitingRoom},
+    shares::Shares,
+    shed::Tally,
+    slots::{Counts, MOST, Offer, Slots},
+};
+
+/// The state of a layer: it belongs to its constructor, as axum calls `layer` for each connection and each route.
+#[derive(Debug)]
+pub(crate) struct Core {
+    slots: Slots,
+    shares: Arc<Shares>,
+    streams: Streams,
+    calendar: Calendar,
+    shed: Tally,
+    pressure: Gauge,
+    law: OnceLock<Box<dyn Limit>>,
+    made: Instant,
+    /// Nanoseconds.
+    max_wait: AtomicU64,
+    /// Zero is as many as may be in flight.
+    max_waiting: AtomicUsize,
+    /// How long a slot is held, on average, in nanoseconds; 0 is not known yet.
+    held: AtomicU64,
+    /// In which second, and one, a request of a class was last admitted.
+    admitted: [AtomicU32; 4],
+    /// In which second, and one, a request was last shed.
+    last_shed: AtomicU32,
+    chance: AtomicU64,
+}
+
+impl Core {
+    /// A limit of zero is none.
+    pub(crate) fn new(limit: usize, law: Option<Box<dyn Limit>>) -> Self {
+        let shares = Arc::new(Shares::new());
+        let room = WaitingRoom::new(shares.clone());
+        Self {
+            slots: Slots::new(limit, room, Box::new(AdaptiveLifo)),
+            shares,
+            streams: Streams::new(),
+            calendar: Calendar::new(),
+            shed: Tally::default(),
+            pressure: Gauge::default(),
+            law: law.map_or_else(OnceLock::new, OnceLock::from),
+            made: Instant::now(),
+            max_wait: AtomicU64::new(0),
+            max_waiting: AtomicUsize::new(0),
+            held: AtomicU64::new(0),
+            admitted: Default::default(),
+            last_shed: AtomicU32::new(0),
+            chance: AtomicU64::new(seed()),
+        }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.slots.counts()
+    }
+
+    pub(crate) fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    pub(crate) fn shed_of(&self, reason: Reason, class: Criticality) -> u64 {
+        self.shed.of(reason, class)
+    }
+
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.slots.resize(limit);
+        self.ease();
+    }
+
+    pub(crate) fn set_admission(&self, admission: impl Admission) {
+        self.slots.set_admission(Box::new(admission));
+    }
+
+    pub(crate) fn set_seed(&self, seed: u64) {
+        self.chance.store(seed, Ordering::Relaxed);
+    }
+
+    pub(crate) fn max_wait(&self) -> Duration {
+        Duration::from_nanos(self.max_wait.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_max_wait(&self, max: Duration) {
+        let nanoseconds = u64::try_from(max.min(FOREVER).as_nanos()).unwrap_or(u64::MAX);
+        self.max_wait.store(nanoseconds, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_max_waiting(&self, max: usize) {
+        self.max_waiting.store(max, Ordering::Relaxed);
+    }
+
+    pub(crate) fn pause_accepting(&self, gate: AcceptGate) {
+        self.pressure.drive(gate);
+    }
+
+    // ## In
+
+    pub(crate) fn try_take(self: &Arc<Self>) -> Option<Slot> {
+        self.slots.try_take().then(|| Slot::new(self.clone()))
+    }
+
+    /// Whether a request may keep the slot that it took before anything was known of it.
+    pub(crate) fn may_enter(&self, ticket: &Ticket, now: Instant) -> bool {
+        let counts = self.counts();
+        let free = counts.limit.saturating_sub(counts.in_flight);
+        self.shares
+            .may_enter(ticket, free, counts.limit, self.second(now))
+    }
+
+    pub(crate) fn note_admitted(&self, class: Criticality, now: Instant) {
+        let second = self.second(now) + 1;
+        let last = &self.admitted[class.index()];
+        if last.load(Ordering::Relaxed) != second {
+            last.store(second, Ordering::Relaxed);
+        }
+    }
+
+    /// A place in the waiting room until when it may be waited in, or why there is none.
+    pub(crate) fn wait(
+        self: &Arc<Self>,
+        ticket: &Ticket,
+        deadline: Option<Instant>,
+        now: Instant,
+    ) -> Result<Wait, Reason> {
+        let max_wait = self.max_wait();
+        if max_wait.is_zero() {
+            return Err(Reason::Full);
+        }
+        let mut until = now + max_wait;
+        if let Some(deadline) = deadline {
+            let held = self.held().unwrap_or_default();
+            if now + self.wait_of(self.counts()) + held > deadline {
+                return Err(Reason::TooLate);
+            }
+            until = until.min(deadline.checked_sub(held).unwrap_or(now));
+        }
+        self.pressure.press(self.millisecond(now));
+        let max = match self.max_waiting.load(Ordering::Relaxed) {
+            0 => self.counts().limit,
+            max => max,
+        };
+        match self.slots.offer(ticket, max, now) {
+            Offer::Taken => Ok(Wait::Over(Slot::new(self.clone()).permit(ticket, now))),
+            Offer::Waits(entry) => Ok(Wait::Waits(Waits {
+                core: self.clone(),
+                entry,
+                ticket: ticket.clone(),
+                until,
+                ended: false,
+            })),
+            Offer::Refused => Err(Reason::Full),
+        }
+    }
+
+    // ## Out
+
+    pub(crate) fn note_held(&self, held: Duration) {
+        let held = u64::try_from(held.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let before = self.held.load(Ordering::Relaxed);
+        // Of two at once, one counts.
+        let average = if before == 0 {
+            held
+        } else {
+            before - before / 16 + held / 16
+        };
+        self.held.store(average.max(1), Ordering::Relaxed);
+    }
+
+    pub(crate) fn give_back(&self) {
+        self.slots.give_back();
+        if self.pressure.is_pressing() {
+            self.ease();
+        }
+    }
+
+    fn ease(&self) {
+        let counts = self.counts();
+        if counts.in_flight <= counts.limit / 4 * 3 && counts.waiting == 0 {
+            self.pressure.ease();
+        }
+    }
+
+    /// A response head, or none.
+    pub(crate) fn sample(&self, sample: impl FnOnce(usize) -> Sample) {
+        if let Some(law) = self.law.get() {
+            law.on_sample(&sample(self.counts().in_flight));
+            self.slots.resize(law.limit());
+        }
+    }
+
+    // ## What is known
+
+    /// How long a slot is held, on average.
+    pub(crate) fn held(&self) -> Option<Duration> {
+        match self.held.load(Ordering::Relaxed) {
+            0 => None,
+            held => Some(Duration::from_nanos(held)),
+        }
+    }
+
+    /// How many slots become free in a second while all are taken (Little's law).
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    fn rate(&self, counts: Counts) -> Option<f64> {
+        // Without a limit, what is in flight is what can be.
+        let slots = if counts.limit == MOST { counts.in_flight.max(1) } else { counts.limit };
+        Some(slots as f64 / self.held()?.as_secs_f64())
+    }
+
+    /// How long the next one who waits will, if all who wait are served in order.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    pub(crate) fn wait_of(&self, counts: Counts) -> Duration {
+        if !counts.is_full() && counts.waiting == 0 {
+            return Duration::ZERO;
+        }
+        let rate = self.rate(counts).unwrap_or_default();
+        let seconds = (counts.waiting + 1) as f64 / rate;
+        Duration::try_from_secs_f64(seconds).map_or(Duration::ZERO, |wait| wait.min(FOREVER))
+    }
+
+    pub(crate) fn pressure(&self) -> Pressure {
+        let counts = self.counts();
+        #[expect(clippy::cast_precision_loss, reason = "a part")]
+        Pressure {
+            used: counts.in_flight as f64 / counts.limit.max(1) as f64,
+            full_for: self.pressure.full_for(self.millisecond(Instant::now())),
+        }
+    }
+
+    /// Whether a request was shed in the last ten seconds or so.
+    pub(crate) fn sheds(&self, now: Instant) -> bool {
+        let last = self.last_shed.load(Ordering::Relaxed);
+        last != 0 && self.second(now) < last.saturating_add(10)
+    }
+
+    /// Counts a request that is shed, and says when to come back.
+    pub(crate) fn shed(&self, reason: Reason, ticket: &Ticket, now: Instant) -> Shed {
+        let counts = self.counts();
+        let second = self.second(now);
+        self.shed.count(reason, ticket.class);
+        self.last_shed.store(second + 1, Ordering::Relaxed);
+        if matches!(reason, Reason::Full | Reason::Waited | Reason::Displaced) {
+            self.pressure.press(self.millisecond(now));
+            self.shares.note_refused(ticket, counts.limit, second);
+        }
+        let chance = self.roll();
+        let (retry_after, give_up) = if reason == Reason::TooLate {
+            (None, false)
+        } else {
+            let Promise { after, give_up } = self.promise(ticket.class, counts, second, chance);
+            (Some(Duration::from_secs(after)), give_up)
+        };
+        Shed {
+            reason,
+            class: ticket.class,
+            retry_after,
+            spread: Duration::from_millis(chance >> 32 & 0x3ff).min(Duration::from_millis(999)),
+            give_up,
+        }
+    }
+
+    fn promise(&self, class: Criticality, counts: Counts, second: u32, chance: u64) -> Promise {
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let unknown = counts.limit.min(1_000) as f64;
+        let rate = self.rate(counts).unwrap_or(unknown);
+        let held = self.held().unwrap_or_default();
+        let mut earliest = whole_seconds(self.wait_of(counts) + held);
+        // A class that is starved is told twice as long as it has been so, up to a minute.
+        let admitted = self.admitted[class.index()].load(Ordering::Relaxed);
+        let starved = u64::from((second + 1).saturating_sub(admitted));
+        if class < Criticality::CriticalPlus && admitted != 0 && starved >= 10 {
+            earliest = earliest.max((2 * starved).min(60));
+        }
+        self.calendar
+            .promise(u64::from(second), earliest, rate, chance & 0xffff_ffff)
+    }
+
+    /// A number that differs each time (Steele's splitmix).
+    fn roll(&self) -> u64 {
+        let gamma = 0x9E37_79B9_7F4A_7C15_u64;
+        let z = self.chance.fetch_add(gamma, Ordering::Relaxed).wrapping_add(gamma);
+        let z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ z >> 31
+    }
+
+    fn second(&self, now: Instant) -> u32 {
+        u32::try_from(now.duration_since(self.made).as_secs()).unwrap_or(u32::MAX - 1)
+    }
+
+    fn millisecond(&self, now: Instant) -> u64 {
+        u64::try_from(now.duration_since(self.made).as_millis()).unwrap_or(u64::MAX - 1)
+    }
+}
+
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(())
+}
+
+/// What a limit of zero means.
+pub(crate) fn or_none(limit: usize) -> usize {
+    if limit == 0 { MOST } else { limit }
+}
+
+/// How a request waits.
+#[derive(Debug)]
+pub(crate) enum Wait {
+    /// It need not.
+    Over(Permit),
+    Waits(Waits),
+}
+
+/// A place in the waiting room. Dropping it leaves the room, and gives back the slot that was handed over meanwhile.
+#[derive(Debug)]
+pub(crate) struct Waits {
+    core: Arc<Core>,
+    entry: Entry,
+    ticket: Ticket,
+    until: Instant,
+    ended: bool,
+}
+
+impl Waits {
+    pub(crate) fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Whether something was decided; if not, whom to wake then.
+    pub(crate) fn is_decided(&self, waker: &Waker) -> bool {
+        if self.entry.verdict() == Verdict::None {
+            self.core.slots.register(&self.entry, waker);
+        }
+        self.entry.verdict() != Verdict::None
+    }
+
+    /// Waits no longer: what it got, if something was handed over.
+    pub(crate) fn end(mut self, now: Instant) -> Result<Permit, Reason> {
+        match self.leave() {
+            Verdict::Granted => Ok(Slot::new(self.core.clone()).granted(&self.ticket, now)),
+            Verdict::Displaced => Err(Reason::Displaced),
+            Verdict::None | Verdict::Left => Err(Reason::Waited),
+        }
+    }
+
+    fn leave(&mut self) -> Verdict {
+        self.ended = true;
+        self.core.slots.leave(&self.entry)
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        if !self.ended && self.leave() == Verdict::Granted {
+            self.core.shares.leave(self.ticket.class, self.ticket.key);
+            drop(Slot::new(self.core.clone()));
+        }
+    }
+}

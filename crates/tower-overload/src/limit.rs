@@ -1,0 +1,93 @@
+use std::{fmt, time::Duration};
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+use tokio::time::Instant;
+
+use crate::Criticality;
+
+/// How many requests may be in flight, if that depends on how they fare.
+///
+/// [`InFlightLimitLayer::new`](crate::InFlightLimitLayer::new) takes a number; this is for a law that finds one. It is told
+/// of every response, and asked afterwards; it should be quick, and hold no lock for long.
+///
+/// # Examples
+///
+/// Half as many for each response that says the server is overloaded, one more for each that does not:
+///
+/// ```
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use tower_overload::{InFlightLimitLayer, Limit, Outcome, Sample};
+///
+/// #[derive(Debug)]
+/// struct Aimd(AtomicUsize);
+///
+/// impl Limit for Aimd {
+///     fn limit(&self) -> usize {
+///         self.0.load(Ordering::Relaxed)
+///     }
+///
+///     fn on_sample(&self, sample: &Sample) {
+///         let next = match sample.outcome {
+///             Outcome::Overload => self.limit() / 2,
+///             Outcome::Ok if sample.in_flight * 2 > self.limit() => self.limit() + 1,
+///             _ => return,
+///         };
+///         self.0.store(next.clamp(10, 1_000), Ordering::Relaxed);
+///     }
+/// }
+///
+/// let layer = InFlightLimitLayer::with_limit(Aimd(AtomicUsize::new(20)));
+/// assert_eq!(layer.handle().limit(), 20);
+/// ```
+pub trait Limit: fmt::Debug + Send + Sync + 'static {
+    /// How many may be in flight now. Zero lets nobody in.
+    fn limit(&self) -> usize;
+
+    /// A request that had a slot got its response head, or did not.
+    fn on_sample(&self, sample: &Sample);
+}
+
+/// How one request fared.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Sample {
+    /// When it was known.
+    pub now: Instant,
+    /// From the moment at which it had its slot to its response head.
+    pub latency: Duration,
+    /// How many were in flight then, itself included.
+    pub in_flight: usize,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How critical it was said to be.
+    pub class: Criticality,
+}
+
+/// What a response says of the load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was served.
+    Ok,
+    /// Something further in is overloaded: 503, 504 or 429, or the gRPC statuses 4, 8 and 14.
+    Overload,
+    /// It tells nothing: the client's mistake, an error, an upgrade, a client that went away.
+    Ignore,
+}
+
+impl Outcome {
+    pub(crate) fn of(status: StatusCode, headers: &HeaderMap) -> Self {
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS => Self::Overload,
+            _ if status.is_success() || status.is_redirection() => {
+                match headers.get("grpc-status").map(HeaderValue::as_bytes) {
+                    Some(b"4" | b"8" | b"14") => Self::Overload,
+                    Some(b"0") | None => Self::Ok,
+                    Some(_) => Self::Ignore,
+                }
+            }
+            _ => Self::Ignore,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What a request holds, and gives back however it ends.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::time::Instant;
+
+use crate::{Criticality, Sample, Ticket, class::Key, core::Core};
+
+/// A slot, of a request that nothing is known of yet.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    core: Arc<Core>,
+}
+
+impl Slot {
+    /// One that was taken.
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// It is for this request from now on.
+    pub(crate) fn permit(self, ticket: &Ticket, now: Instant) -> Permit {
+        self.core.shares().enter(ticket);
+        self.granted(ticket, now)
+    }
+
+    /// As [`permit`](Self::permit), for a request that was counted when it got it.
+    pub(crate) fn granted(self, ticket: &Ticket, now: Instant) -> Permit {
+        self.core.note_admitted(ticket.class, now);
+        Permit {
+            held: Held::Slot(self),
+            class: ticket.class,
+            key: ticket.key,
+            began: now,
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.core.give_back();
+    }
+}
+
+/// The slot of a request, or its place among the streams.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    held: Held,
+    class: Criticality,
+    key: Option<Key>,
+    began: Instant,
+}
+
+#[derive(Debug)]
+enum Held {
+    Slot(Slot),
+    Stream { _place: StreamPlace },
+}
+
+impl Permit {
+    pub(crate) fn class(&self) -> Criticality {
+        self.class
+    }
+
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Tells the law, if there is one.
+    pub(crate) fn sample(&self, sample: impl FnOnce(usize) -> Sample) {
+        if let Held::Slot(slot) = &self.held {
+            slot.core.sample(sample);
+        }
+    }
+
+    /// A place among the streams, if there is one.
+    pub(crate) fn stream_place(&self) -> Option<StreamPlace> {
+        match &self.held {
+            Held::Slot(slot) => Streams::try_enter(&slot.core),
+            Held::Stream { .. } => None,
+        }
+    }
+
+    /// Gives the slot back, and has `place` instead.
+    pub(crate) fn become_stream(&mut self, place: StreamPlace) {
+        self.end();
+        self.held = Held::Stream { _place: place };
+    }
+
+    /// Before the slot is given back, as whoever gets it looks at this.
+    fn end(&self) {
+        if let Held::Slot(slot) = &self.held {
+            slot.core.shares().leave(self.class, self.key);
+            slot.core.note_held(self.began.elapsed());
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Responses that go on for ever.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    open: AtomicUsize,
+    max: AtomicUsize,
+}
+
+impl Streams {
+    pub(crate) fn new() -> Self {
+        Self {
+            open: AtomicUsize::new(0),
+            max: AtomicUsize::new(usize::MAX),
+        }
+    }
+
+    pub(crate) fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn try_enter(core: &Arc<Core>) -> Option<StreamPlace> {
+        // Relaxed: it is one number, and says nothing of others.
+        let max = core.streams().max.load(Ordering::Relaxed);
+        let enter = |open| (open < max).then_some(open + 1);
+        let open = &core.streams().open;
+        open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter)
+            .ok()?;
+        Some(StreamPlace { core: core.clone() })
+    }
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(crate) struct StreamPlace {
+    core: Arc<Core>,
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.core.streams().open.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,222 @@
+//! Who waits.
+
+#[cfg(tower_loom)]
+use loom::sync::atomic::{AtomicU8, Ordering};
+#[cfg(not(tower_loom))]
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    task::Waker,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{Criticality, Ticket, shares::Shares};
+
+/// A wait that is no sign of overload, and how long nothing but longer ones are one: target and interval of `CoDel` (RFC
+/// 8289, sections 4.2 to 4.4).
+const TARGET: Duration = Duration::from_millis(5);
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Who waits for a slot, as an [`Admission`](crate::Admission) sees it.
+#[derive(Debug)]
+pub struct WaitingRoom {
+    /// By criticality, in the order in which they came.
+    lines: [BTreeMap<u64, Waiting>; 4],
+    came: u64,
+    now: Instant,
+    limit: usize,
+    /// When nobody had waited for longer than the target.
+    calm: Instant,
+    shares: Arc<Shares>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: Ticket,
+    since: Instant,
+    verdict: Arc<AtomicU8>,
+    waker: Waker,
+}
+
+/// Somebody who waits.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Waiter<'a> {
+    /// Which one.
+    pub id: WaiterId,
+    /// What was said of the request when it came.
+    pub ticket: &'a Ticket,
+    /// When it came.
+    pub since: Instant,
+}
+
+/// Tells who waits apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaiterId {
+    class: Criticality,
+    number: u64,
+}
+
+/// A place in the room.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    id: WaiterId,
+    verdict: Arc<AtomicU8>,
+}
+
+/// What was decided about who waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Verdict {
+    None,
+    Granted,
+    Displaced,
+    /// By the one who waited.
+    Left,
+}
+
+impl Entry {
+    pub(crate) fn id(&self) -> WaiterId {
+        self.id
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
+        // Acquire: what was done in the slot before is done for who gets it.
+        match self.verdict.load(Ordering::Acquire) {
+            0 => Verdict::None,
+            1 => Verdict::Granted,
+            2 => Verdict::Displaced,
+            _ => Verdict::Left,
+        }
+    }
+}
+
+impl WaitingRoom {
+    pub(crate) fn new(shares: Arc<Shares>) -> Self {
+        let now = Instant::now();
+        Self {
+            lines: Default::default(),
+            came: 0,
+            now,
+            limit: 0,
+            calm: now,
+            shares,
+        }
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lines.iter().map(BTreeMap::len).sum()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lines.iter().all(BTreeMap::is_empty)
+    }
+
+    /// The time of this decision.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// How many slots there are.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Who of `class` waits, in the order in which they came.
+    #[must_use]
+    pub fn of(&self, class: Criticality) -> impl DoubleEndedIterator<Item = Waiter<'_>> {
+        let line = self.lines[class.index()].iter();
+        line.map(move |(&number, waiting)| Waiter {
+            id: WaiterId { class, number },
+            ticket: &waiting.ticket,
+            since: waiting.since,
+        })
+    }
+
+    /// How many slots requests of `class` hold.
+    #[must_use]
+    pub fn in_flight(&self, class: Criticality) -> usize {
+        self.shares.in_flight(class)
+    }
+
+    /// Whether `class` holds fewer slots than its [share](crate::InFlightLimitLayer::share) guarantees.
+    #[must_use]
+    pub fn is_below_share(&self, class: Criticality) -> bool {
+        self.shares.in_flight(class) < self.shares.guaranteed(class, self.limit)
+    }
+
+    /// How many requests of `ticket`'s key are in the house: in flight or waiting. Zero without a key.
+    ///
+    /// Keys are counted in a table of fixed size, so that a rare collision makes it too many.
+    #[must_use]
+    pub fn requests_of_key(&self, ticket: &Ticket) -> usize {
+        ticket.key.map_or(0, |key| self.shares.keys().load(key))
+    }
+
+    /// Whether a queue stands: for 100 ms there was always somebody who had waited for longer than 5 ms.
+    ///
+    /// A burst passes; a queue that stands makes everybody late and nobody faster. Source: `CoDel`, RFC 8289.
+    #[must_use]
+    pub fn is_standing(&self) -> bool {
+        self.now.duration_since(self.calm) >= INTERVAL
+    }
+
+    pub(crate) fn look(&mut self, now: Instant, limit: usize) {
+        (self.now, self.limit) = (now, limit);
+        let oldest = self.lines.iter().filter_map(|line| line.first_key_value());
+        let since = oldest.map(|(_, waiting)| waiting.since).min();
+        if since.is_none_or(|since| now.duration_since(since) < TARGET) {
+            self.calm = now;
+        }
+    }
+
+    pub(crate) fn enter(&mut self, ticket: &Ticket, now: Instant) -> Entry {
+        self.came += 1;
+        let verdict = Arc::new(AtomicU8::new(Verdict::None as u8));
+        let waiting = Waiting {
+            ticket: ticket.clone(),
+            since: now,
+            verdict: verdict.clone(),
+            waker: Waker::noop().clone(), // it is polled before anything can be decided that matters to it
+        };
+        if let Some(key) = ticket.key {
+            self.shares.keys().enter(key);
+        }
+        let class = ticket.class;
+        self.lines[class.index()].insert(self.came, waiting);
+        Entry {
+            id: WaiterId {
+                class,
+                number: self.came,
+            },
+            verdict,
+        }
+    }
+
+    pub(crate) fn register(&mut self, id: WaiterId, waker: &Waker) {
+        if let Some(waiting) = self.lines[id.class.index()].get_mut(&id.number) {
+            waiting.waker.clone_from(waker);
+        }
+    }
+
+    /// A granted one counts for its class from now on, and goes on counting for its key.
+    pub(crate) fn strike_out(&mut self, id: WaiterId, why: Verdict) -> Option<Waker> {
+        let waiting = self.lines[id.class.index()].remove(&id.number)?;
+        if why == Verdict::Granted {
+            self.shares.enter_class(id.class);
+        } else if let Some(key) = waiting.ticket.key {
+            self.shares.keys().leave(key);
+        }
+        waiting.verdict.store(why as u8, Ordering::Release);
+        Some(waiting.waker)
+    }
+}

@@ -1,0 +1,185 @@
+//! Which class, and whose requests, hold how many slots; and who may take one of the last.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use crate::{Criticality, Ticket, class::Key};
+
+/// Numbers to decide by, and none that must be exact: only the word of the slots is. Hence relaxed throughout.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    /// In thousandths of the limit.
+    guaranteed: [AtomicU32; 4],
+    in_flight: [AtomicUsize; 4],
+    /// What a class keeps free of the less critical ones.
+    kept: [Headroom; 4],
+    /// What keys with few requests keep free of those with many.
+    kept_for_keys: Headroom,
+    keys: Keys,
+}
+
+impl Shares {
+    pub(crate) fn new() -> Self {
+        Self {
+            guaranteed: Default::default(),
+            in_flight: Default::default(),
+            kept: Default::default(),
+            kept_for_keys: Headroom::default(),
+            keys: Keys::new(),
+        }
+    }
+
+    pub(crate) fn guarantee(&self, class: Criticality, thousandths: u32) {
+        self.guaranteed[class.index()].store(thousandths, Ordering::Relaxed);
+    }
+
+    pub(crate) fn all_guaranteed(&self) -> u32 {
+        let all = self.guaranteed.iter();
+        all.map(|share| share.load(Ordering::Relaxed)).sum()
+    }
+
+    /// How many of `limit` slots a class has for itself.
+    pub(crate) fn guaranteed(&self, class: Criticality, limit: usize) -> usize {
+        let thousandths = self.guaranteed[class.index()].load(Ordering::Relaxed);
+        limit * thousandths as usize / 1000
+    }
+
+    pub(crate) fn in_flight(&self, class: Criticality) -> usize {
+        self.in_flight[class.index()].load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    pub(crate) fn enter_class(&self, class: Criticality) {
+        self.in_flight[class.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn enter(&self, ticket: &Ticket) {
+        self.enter_class(ticket.class);
+        if let Some(key) = ticket.key {
+            self.keys.enter(key);
+        }
+    }
+
+    pub(crate) fn leave(&self, class: Criticality, key: Option<Key>) {
+        self.in_flight[class.index()].fetch_sub(1, Ordering::Relaxed);
+        if let Some(key) = key {
+            self.keys.leave(key);
+        }
+    }
+
+    /// Whether a request may have the slot it took, of which `free` are left: or those are kept for others.
+    pub(crate) fn may_enter(&self, ticket: &Ticket, free: usize, limit: usize, second: u32) -> bool {
+        let higher = ticket.class.higher();
+        let kept: usize = higher.map(|class| self.kept[class.index()].at(second)).sum();
+        if kept > free && self.in_flight(ticket.class) >= self.guaranteed(ticket.class, limit) {
+            return false;
+        }
+        let kept = self.kept_for_keys.at(second);
+        kept <= free || !self.is_above_fair(ticket, limit)
+    }
+
+    /// A request was refused: those that took more than their part will keep a slot more free for the next.
+    pub(crate) fn note_refused(&self, ticket: &Ticket, limit: usize, second: u32) {
+        let above = |class| self.in_flight(class) > self.guaranteed(class, limit);
+        if ticket.class.lower().any(above) {
+            self.kept[ticket.class.index()].raise(second, limit);
+        }
+        if ticket.key.is_some() && !self.is_above_fair(ticket, limit) {
+            self.kept_for_keys.raise(second, limit);
+        }
+    }
+
+    /// Whether its key has as many requests as it would have if all keys had equally many.
+    fn is_above_fair(&self, ticket: &Ticket, limit: usize) -> bool {
+        let Some(key) = ticket.key else {
+            return false;
+        };
+        self.keys.load(key) >= (limit / self.keys.active().max(1)).max(1)
+    }
+}
+
+/// How many slots are kept free: one more with each refusal, half of them after eight seconds without one.
+#[derive(Debug, Default)]
+struct Headroom {
+    /// The slots, and in which second the last was added.
+    word: AtomicU64,
+}
+
+const HALVES_AFTER: u32 = 8;
+
+impl Headroom {
+    fn at(&self, second: u32) -> usize {
+        Self::left(self.word.load(Ordering::Relaxed), second)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "two halves of a word")]
+    fn left(word: u64, second: u32) -> usize {
+        let (slots, since) = ((word >> 32) as usize, word as u32);
+        let halvings = second.saturating_sub(since) / HALVES_AFTER;
+        slots.checked_shr(halvings).unwrap_or(0)
+    }
+
+    /// Never more than half of the limit: who is less critical is not starved by a moment.
+    fn raise(&self, second: u32, limit: usize) {
+        let word = self.word.load(Ordering::Relaxed);
+        let slots = (Self::left(word, second) + 1).min(limit / 2);
+        // Two at once are one: the next refusal makes up for it.
+        self.word
+            .store((slots as u64) << 32 | u64::from(second), Ordering::Relaxed);
+    }
+}
+
+/// Counts requests by key in a table of fixed size, twice: a key's count is the smaller, so two keys must collide twice
+/// to be taken for one (a count-min sketch).
+#[derive(Debug)]
+pub(crate) struct Keys {
+    rows: [Box<[AtomicU32]>; 2],
+    active: AtomicUsize,
+}
+
+const BUCKETS: usize = 1024;
+
+impl Keys {
+    fn new() -> Self {
+        let row = || (0..BUCKETS).map(|_| AtomicU32::new(0)).collect();
+        Self {
+            rows: [row(), row()],
+            active: AtomicUsize::new(0),
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "a hash")]
+    fn buckets(&self, key: Key) -> [&AtomicU32; 2] {
+        let bucket = |row: usize, hash: u64| &self.rows[row][hash as usize % BUCKETS];
+        [bucket(0, key.0), bucket(1, key.0 >> 32)]
+    }
+
+    /// How many requests of `key` there are: perhaps too many, never too few.
+    pub(crate) fn load(&self, key: Key) -> usize {
+        let loads = self.buckets(key).map(|bucket| bucket.load(Ordering::Relaxed));
+        loads[0].min(loads[1]) as usize
+    }
+
+    /// How many keys there are: too few, if some collide.
+    fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn enter(&self, key: Key) {
+        let [first, second] = self.buckets(key);
+        if first.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.active.fetch_add(1, Ordering::Relaxed);
+        }
+        second.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn leave(&self, key: Key) {
+        let [first, second] = self.buckets(key);
+        if first.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.active.fetch_sub(1, Ordering::Relaxed);
+        }
+        second.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,463 @@
+//! What is left of a server under more load than it can carry: `cargo bench -p conformance --bench overload`.
+//!
+//! An open-loop load over loopback TCP, below and above the capacity of a simulated resource. The program
+//! runs itself as the server, pinned to another core than the load where there are two and `taskset`; every
+//! row has a server of its own. The figures are wall-clock, to be compared within one table, and mean nothing
+//! if the generator was late. Words after `--` choose rows: `-- pool http1 10x`.
+//!
+//! - `pool`: 8 blocking workers, each 5 ms per request. The processor is nearly idle.
+//! - `cpu`: 1 ms of the only thread per request, in ten slices, as handlers come back to their `await`s.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    env, fs,
+    io::{self, BufRead, BufReader, Read},
+    net::SocketAddr,
+    process::{Child, Command, ExitCode, Stdio},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use conformance::{Load, Outcome, Protocol};
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::Full;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    task::{spawn_blocking, yield_now},
+    time::{Instant, sleep, sleep_until},
+};
+use tower::{
+    Layer, Service, ServiceBuilder, ServiceExt, limit::GlobalConcurrencyLimitLayer,
+    load_shed::LoadShedLayer, service_fn,
+};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The workers of the pool, and what the limits are set to: what somebody would who knew the answer.
+const SLOTS: usize = 8;
+const WARM_UP: Duration = Duration::from_secs(2);
+const DURATION: Duration = Duration::from_secs(10);
+const WORKLOADS: [(&str, Workload); 2] = [("pool", Workload::Pool), ("cpu", Workload::Cpu)];
+const PROTOCOLS: [(&str, Protocol); 2] = [("http1", Protocol::Http1), ("http2", Protocol::Http2)];
+/// The first of them sheds nothing, and says what an answer of the resource costs.
+const LOADS: [(&str, f64); 3] = [("0.9x", 0.9), ("2x", 2.0), ("10x", 10.0)];
+/// No limit, so that the queue is at the resource; tower's, with its own queue; tower's, which sheds; ours.
+const VARIANTS: [&str; 4] = ["none", "ConcurrencyLimit", "LoadShed", "ours"];
+
+fn main() -> io::Result<ExitCode> {
+    let mut arguments: Vec<String> = env::args().skip(1).collect();
+    let bench = arguments.iter().any(|a| a == "--bench");
+    arguments.retain(|a| a != "--bench");
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["server", variant, workload, protocol] => {
+            let protocol = named(&PROTOCOLS, protocol);
+            server(variant, named(&WORKLOADS, workload), protocol)
+        }
+        ["capacity", workload] => {
+            println!("{}", capacity(named(&WORKLOADS, workload)));
+            Ok(ExitCode::SUCCESS)
+        }
+        ["table", words @ ..] => table(words),
+        words if bench => {
+            let status = myself(1)?.arg("table").args(words).status()?;
+            Ok(ExitCode::from(u8::from(!status.success())))
+        }
+        other => {
+            // `cargo test` asks every target for its tests.
+            eprintln!("nothing to do for {other:?}");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn named<T: Copy>(all: &[(&str, T)], name: &str) -> T {
+    let found = all.iter().find(|(known, _)| *known == name);
+    found.expect("one of the names").1
+}
+
+/// This program on that core, with as many descriptors as it may have: a queue is one connection for each who
+/// waits in it.
+fn myself(core: usize) -> io::Result<Command> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n \"$(ulimit -H -n)\"; exec \"$@\"", "sh"]);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    // Who is pinned already has one core, but was pinned by this.
+    let pinned = env::var_os("PINNED").is_some();
+    let taskset = Command::new("taskset").arg("--version").output().is_ok();
+    if taskset && (pinned || cores > 1) {
+        command.env("PINNED", "yes");
+        command.args(["taskset", "-c", &core.to_string()]);
+    }
+    command.arg(env::current_exe()?);
+    Ok(command)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(SLOTS)
+        .build()
+        .expect("a runtime")
+}
+
+// === The resource ===
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Workload {
+    Pool,
+    Cpu,
+}
+
+#[derive(Clone)]
+struct Resource {
+    workload: Workload,
+    slots: Arc<Semaphore>,
+}
+
+impl Workload {
+    fn service_time(self) -> Duration {
+        match self {
+            Self::Pool => Duration::from_millis(5),
+            Self::Cpu => Duration::from_millis(1),
+        }
+    }
+
+    fn objective(self) -> Duration {
+        5 * self.service_time() + Duration::from_millis(25)
+    }
+}
+
+impl Resource {
+    fn new(workload: Workload) -> Self {
+        Self {
+            workload,
+            slots: Arc::new(Semaphore::new(SLOTS)),
+        }
+    }
+
+    async fn work(self) {
+        let time = self.workload.service_time();
+        match self.workload {
+            Workload::Pool => {
+                let slot = self.slots.acquire_owned().await.expect("never closed");
+                // As in a pool, what was begun for a client who left is worked to its end.
+                let done = spawn_blocking(move || {
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "a worker; and a timer of tokio's is up to 1 ms late, a fifth of the capacity"
+                    )]
+                    thread::sleep(time);
+                    drop(slot);
+                });
+                done.await.expect("no panic");
+            }
+            Workload::Cpu => {
+                for _ in 0..10 {
+                    let begin = Instant::now();
+                    while begin.elapsed() < time / 10 {}
+                    yield_now().await;
+                }
+            }
+        }
+    }
+
+    async fn answer(self, _: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+        self.work().await;
+        Ok(Response::new(Full::from("ok")))
+    }
+}
+
+/// What the resource can do per second if nothing else is to be done.
+fn capacity(workload: Workload) -> f64 {
+    const EACH: u32 = 250;
+    runtime().block_on(async {
+        let resource = Resource::new(workload);
+        let begin = Instant::now();
+        let clients = (0..SLOTS).map(|_| {
+            let resource = resource.clone();
+            tokio::spawn(async move {
+                for _ in 0..EACH {
+                    resource.clone().work().await;
+                }
+            })
+        });
+        for client in clients.collect::<Vec<_>>() {
+            client.await.expect("no panic");
+        }
+        f64::from(EACH) * float(SLOTS) / begin.elapsed().as_secs_f64()
+    })
+}
+
+// === The server ===
+
+/// Prints its address, and serves until it is killed.
+fn server(variant: &str, workload: Workload, protocol: Protocol) -> io::Result<ExitCode> {
+    let resource = Resource::new(workload);
+    let handler = service_fn(move |request| resource.clone().answer(request));
+    runtime().block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        println!("{}", listener.local_addr()?);
+        match variant {
+            "none" => serve(listener, protocol, handler).await,
+            "ConcurrencyLimit" => {
+                let limit = GlobalConcurrencyLimitLayer::new(SLOTS);
+                serve(listener, protocol, limit.layer(handler)).await
+            }
+            "LoadShed" => serve(listener, protocol, load_shed(handler)).await,
+            _ => serve(listener, protocol, ours(handler)).await,
+        }
+    })
+}
+
+/// What a handler is here, and what is around it.
+trait Handler<B>:
+    Service<
+        Request<Incoming>,
+        Response = Response<B>,
+        Error: Into<BoxError>,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S, B> Handler<B> for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+{
+}
+
+fn load_shed(handler: impl Handler<Full<Bytes>>) -> impl Handler<Full<Bytes>> {
+    let limited = ServiceBuilder::new()
+        .layer(LoadShedLayer::new())
+        .layer(GlobalConcurrencyLimitLayer::new(SLOTS))
+        .service(handler);
+    limited.map_result(|answered: Result<_, BoxError>| {
+        Ok::<_, BoxError>(answered.unwrap_or_else(|_| {
+            let mut shed = Response::default();
+            *shed.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            shed
+        }))
+    })
+}
+
+/// To become what this repository offers; tower's until then.
+fn ours(handler: impl Handler<Full<Bytes>>) -> impl Handler<Full<Bytes>> {
+    load_shed(handler)
+}
+
+/// The loop that everybody writes.
+async fn serve<B>(
+    listener: TcpListener,
+    protocol: Protocol,
+    service: impl Handler<B>,
+) -> io::Result<ExitCode>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    loop {
+        let Ok((socket, _)) = listener.accept().await else {
+            // Out of descriptors, most likely, and they come back.
+            sleep(Duration::from_millis(1)).await;
+            continue;
+        };
+        // A client that is gone already is no error of the server.
+        let _ = socket.set_nodelay(true);
+        let io = TokioIo::new(socket);
+        let service = TowerToHyperService::new(service.clone());
+        match protocol {
+            Protocol::Http1 => {
+                tokio::spawn(http1::Builder::new().serve_connection(io, service));
+            }
+            Protocol::Http2 => {
+                let builder = http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(builder.serve_connection(io, service));
+            }
+        }
+    }
+}
+
+// === The table ===
+
+struct Row {
+    variant: &'static str,
+    workload: (&'static str, Workload),
+    protocol: (&'static str, Protocol),
+    load: (&'static str, f64),
+}
+
+fn table(words: &[&str]) -> io::Result<ExitCode> {
+    let mut capacities = HashMap::new();
+    // Processor time of the server for an answer of the resource, by workload, protocol and variant.
+    let mut costs = HashMap::new();
+    println!(
+        "| variant | workload | protocol | load | offered/s | good/s | of what was possible | admitted p50, p99 ms | shed p50, p99 ms | timeouts | errors | generator late p99 ms | server CPU s per 1000 sheds |"
+    );
+    println!(
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    );
+    for row in rows().filter(|row| row.is_called(words)) {
+        let capacity = match capacities.get(&row.workload.1) {
+            Some(&capacity) => capacity,
+            None => measured_capacity(row.workload.0)?,
+        };
+        capacities.insert(row.workload.1, capacity);
+        let (outcome, processor) = row.run(capacity)?;
+        let answers = &outcome.first;
+        let (admitted, shed) = (float(answers.admitted.len()), float(answers.shed.len()));
+        let key = (row.workload.0, row.protocol.0, row.variant);
+        if row.load.1 < 1.0 {
+            costs.insert(key, processor / admitted);
+        }
+        // What is not the share of the admitted is that of the shed.
+        let cost = costs.get(&key).filter(|_| shed >= 1_000.0);
+        let per_shed = cost.map(|cost| (processor - cost * admitted) / shed);
+
+        let seconds = DURATION.as_secs_f64();
+        let offered = float(answers.asked()) / seconds;
+        let good = float(answers.good(row.workload.1.objective())) / seconds;
+        println!(
+            "| {} | {} | {} | {} | {offered:.0} | {good:.0} | {:.1} % | {}, {} | {}, {} | {} | {} | {} | {} |",
+            row.variant,
+            row.workload.0,
+            row.protocol.0,
+            row.load.0,
+            good / offered.min(capacity) * 100.0,
+            millis(answers.admitted(50)),
+            millis(answers.admitted(99)),
+            millis(answers.shed(50)),
+            millis(answers.shed(99)),
+            answers.timeouts,
+            answers.errors + answers.others,
+            millis(outcome.lag(99)),
+            per_shed.map_or("-".into(), |cost| format!("{:.4}", cost * 1_000.0)),
+        );
+        if let Some(error) = outcome.error {
+            eprintln!("the first error: {error}");
+        }
+    }
+    for ((name, _), capacity) in WORKLOADS
+        .iter()
+        .filter_map(|w| Some((w, capacities.get(&w.1)?)))
+    {
+        println!("\nThe capacity of `{name}` is {capacity:.0} requests per second.");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The variants of one load beside each other, and the lowest load first.
+fn rows() -> impl Iterator<Item = Row> {
+    let workloads = WORKLOADS.into_iter();
+    let protocols = workloads.flat_map(|w| PROTOCOLS.map(|p| (w, p)));
+    let loads = protocols.flat_map(|(w, p)| LOADS.map(|l| (w, p, l)));
+    loads.flat_map(|(workload, protocol, load)| {
+        VARIANTS.map(|variant| Row {
+            variant,
+            workload,
+            protocol,
+            load,
+        })
+    })
+}
+
+impl Row {
+    fn is_called(&self, words: &[&str]) -> bool {
+        let name = [self.variant, self.workload.0, self.protocol.0, self.load.0];
+        words.iter().all(|word| name.contains(word))
+    }
+
+    /// What the clients saw, and the processor time of the server in the meantime.
+    fn run(&self, capacity: f64) -> io::Result<(Outcome, f64)> {
+        let server = Server::start(self.variant, self.workload.0, self.protocol.0)?;
+        let load = Load {
+            warm_up: WARM_UP,
+            duration: DURATION,
+            ..Load::new(server.address, self.protocol.1, capacity * self.load.1)
+        };
+        let from = WARM_UP;
+        runtime().block_on(async {
+            let start = Instant::now();
+            let processor = async {
+                sleep_until(start + from).await;
+                let before = server.processor_time()?;
+                sleep_until(start + from + DURATION).await;
+                io::Result::Ok(server.processor_time()? - before)
+            };
+            let (outcome, processor) = tokio::join!(load.run(), processor);
+            Ok((outcome, processor?))
+        })
+    }
+}
+
+/// This program as a server, until it is dropped.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start(variant: &str, workload: &str, protocol: &str) -> io::Result<Self> {
+        let mut child = myself(0)?
+            .args(["server", variant, workload, protocol])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line)?;
+        let address = line.trim().parse().map_err(io::Error::other)?;
+        Ok(Self { child, address })
+    }
+
+    /// Seconds of the processor, in its own name and the kernel's, until now.
+    fn processor_time(&self) -> io::Result<f64> {
+        const TICKS_PER_SECOND: f64 = 100.0; // USER_HZ, on every Linux
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name, in brackets, may have spaces in it. `utime` and `stime` are the 12th and 13th behind it.
+        let (_, stat) = stat.rsplit_once(')').expect("a name in brackets");
+        let ticks = stat.split_whitespace().skip(11).take(2);
+        let ticks: f64 = ticks.map(|n| n.parse::<f64>().expect("a number")).sum();
+        Ok(ticks / TICKS_PER_SECOND)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // There is nobody to tell that it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn measured_capacity(workload: &str) -> io::Result<f64> {
+    let child = myself(0)?
+        .args(["capacity", workload])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut told = String::new();
+    child.stdout.expect("a pipe").read_to_string(&mut told)?;
+    told.trim().parse().map_err(io::Error::other)
+}
+
+fn float(n: usize) -> f64 {
+    f64::from(u32::try_from(n).expect("a few"))
+}
+
+fn millis(latency: Option<Duration>) -> String {
+    latency.map_or("-".into(), |l| format!("{:.1}", l.as_secs_f64() * 1_000.0))
+}

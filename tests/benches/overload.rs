@@ -14,7 +14,7 @@ use std::{
     env, fs,
     io::{self, BufRead, BufReader, Read},
     net::SocketAddr,
-    process::{Child, Command, ExitCode, Stdio},
+    process::{self, Child, Command, ExitCode, Stdio},
     sync::Arc,
     thread,
     time::Duration,
@@ -52,7 +52,6 @@ const WARM_UP: Duration = Duration::from_secs(2);
 const DURATION: Duration = Duration::from_secs(10);
 const WORKLOADS: [(&str, Workload); 2] = [("pool", Workload::Pool), ("cpu", Workload::Cpu)];
 const PROTOCOLS: [(&str, Protocol); 2] = [("http1", Protocol::Http1), ("http2", Protocol::Http2)];
-/// The first of them sheds nothing, and says what an answer of the resource costs.
 const LOADS: [(&str, f64); 3] = [("0.9x", 0.9), ("2x", 2.0), ("10x", 10.0)];
 /// No limit, so that the queue is at the resource; tower's, with its own queue; tower's, which sheds; ours.
 const VARIANTS: [&str; 4] = ["none", "ConcurrencyLimit", "LoadShed", "ours"];
@@ -204,8 +203,12 @@ fn capacity(workload: Workload) -> f64 {
 
 // === The server ===
 
-/// Prints its address, and serves until it is killed.
+/// Prints its address, and serves until it is killed, or who started it was.
 fn server(variant: &str, workload: Workload, protocol: Protocol) -> io::Result<ExitCode> {
+    thread::spawn(|| {
+        let ended = io::stdin().read(&mut [0]);
+        process::exit(i32::from(ended.is_err()));
+    });
     let resource = Resource::new(workload);
     let handler = service_fn(move |request| resource.clone().answer(request));
     runtime().block_on(async {
@@ -305,8 +308,8 @@ struct Row {
 
 fn table(words: &[&str]) -> io::Result<ExitCode> {
     let mut capacities = HashMap::new();
-    // Processor time of the server for an answer of the resource, by workload, protocol and variant.
-    let mut costs = HashMap::new();
+    // What was spent under the least load, by workload, protocol and variant.
+    let mut least = HashMap::new();
     println!(
         "| variant | workload | protocol | load | offered/s | good/s | of what was possible | admitted p50, p99 ms | shed p50, p99 ms | timeouts | errors | generator late p99 ms | server CPU s per 1000 sheds |"
     );
@@ -321,14 +324,13 @@ fn table(words: &[&str]) -> io::Result<ExitCode> {
         capacities.insert(row.workload.1, capacity);
         let (outcome, processor) = row.run(capacity)?;
         let answers = &outcome.first;
-        let (admitted, shed) = (float(answers.admitted.len()), float(answers.shed.len()));
+        let spent = Spent {
+            admitted: float(answers.admitted.len()),
+            shed: float(answers.shed.len()),
+            processor,
+        };
         let key = (row.workload.0, row.protocol.0, row.variant);
-        if row.load.1 < 1.0 {
-            costs.insert(key, processor / admitted);
-        }
-        // What is not the share of the admitted is that of the shed.
-        let cost = costs.get(&key).filter(|_| shed >= 1_000.0);
-        let per_shed = cost.map(|cost| (processor - cost * admitted) / shed);
+        let least = *least.entry(key).or_insert(spent);
 
         let seconds = DURATION.as_secs_f64();
         let offered = float(answers.asked()) / seconds;
@@ -347,7 +349,9 @@ fn table(words: &[&str]) -> io::Result<ExitCode> {
             answers.timeouts,
             answers.errors + answers.others,
             millis(outcome.lag(99)),
-            per_shed.map_or("-".into(), |cost| format!("{:.4}", cost * 1_000.0)),
+            spent
+                .per_shed(least)
+                .map_or("-".into(), |cost| format!("{:.4}", cost * 1_000.0)),
         );
         if let Some(error) = outcome.error {
             eprintln!("the first error: {error}");
@@ -406,6 +410,24 @@ impl Row {
     }
 }
 
+/// Seconds of the server's processor, and for what.
+#[derive(Clone, Copy)]
+struct Spent {
+    admitted: f64,
+    shed: f64,
+    processor: f64,
+}
+
+impl Spent {
+    /// The price of one that was shed, if there is a price for each kind that explains both loads. Where few
+    /// were shed it would be the small difference of large numbers.
+    fn per_shed(self, least: Self) -> Option<f64> {
+        let price = least.admitted * self.processor - self.admitted * least.processor;
+        let price = price / (least.admitted * self.shed - self.admitted * least.shed);
+        (self.shed > 4.0 * self.admitted).then_some(price)
+    }
+}
+
 /// This program as a server, until it is dropped.
 struct Server {
     child: Child,
@@ -416,6 +438,7 @@ impl Server {
     fn start(variant: &str, workload: &str, protocol: &str) -> io::Result<Self> {
         let mut child = myself(0)?
             .args(["server", variant, workload, protocol])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let mut line = String::new();
@@ -445,12 +468,8 @@ impl Drop for Server {
 }
 
 fn measured_capacity(workload: &str) -> io::Result<f64> {
-    let child = myself(0)?
-        .args(["capacity", workload])
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut told = String::new();
-    child.stdout.expect("a pipe").read_to_string(&mut told)?;
+    let output = myself(0)?.args(["capacity", workload]).output()?;
+    let told = String::from_utf8_lossy(&output.stdout);
     told.trim().parse().map_err(io::Error::other)
 }
 
@@ -459,5 +478,5 @@ fn float(n: usize) -> f64 {
 }
 
 fn millis(latency: Option<Duration>) -> String {
-    latency.map_or("-".into(), |l| format!("{:.1}", l.as_secs_f64() * 1_000.0))
+    latency.map_or("-".into(), |l| format!("{:.2}", l.as_secs_f64() * 1_000.0))
 }

@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn nobody_is_told_to_come_before_there_is_a_chance() {
-        let told = told(&Calendar::new(), 5, 10, 1_000.0, 1_000);
+        let told = told(&Calendar::new(), 5, 10, 1_000.0, 300);
         assert!(told.iter().all(|after| (10..=15).contains(after)), "{told:?}");
         assert!((10..=15).all(|after| told.contains(&after)));
     }

@@ -198,7 +198,7 @@ impl Core {
 
     fn ease(&self) {
         let counts = self.counts();
-        if counts.in_flight <= counts.limit / 4 * 3 && counts.waiting == 0 {
+        if counts.in_flight * 4 <= counts.limit * 3 && counts.waiting == 0 {
             self.pressure.ease();
         }
     }

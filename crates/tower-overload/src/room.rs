@@ -28,8 +28,9 @@ pub struct WaitingRoom {
     came: u64,
     now: Instant,
     limit: usize,
-    /// When nobody had waited for longer than the target.
+    /// When last nobody had waited for longer than the target, and whether that is so now.
     calm: Instant,
+    is_calm: bool,
     shares: Arc<Shares>,
 }
 
@@ -103,6 +104,7 @@ impl WaitingRoom {
             now,
             limit: 0,
             calm: now,
+            is_calm: true,
             shares,
         }
     }
@@ -170,13 +172,28 @@ impl WaitingRoom {
         self.now.duration_since(self.calm) >= INTERVAL
     }
 
+    /// To be called before each change, so that the time and the limit are known to who decides it.
     pub(crate) fn look(&mut self, now: Instant, limit: usize) {
         (self.now, self.limit) = (now, limit);
-        let oldest = self.lines.iter().filter_map(|line| line.first_key_value());
-        let since = oldest.map(|(_, waiting)| waiting.since).min();
-        if since.is_none_or(|since| now.duration_since(since) < TARGET) {
+        if self.is_calm {
+            // Nobody came or left since; whoever was first may have waited for too long in between.
+            self.calm = self.oldest().map_or(now, |since| now.min(since + TARGET));
+        }
+        self.note_calm();
+    }
+
+    fn note_calm(&mut self) {
+        let now = self.now;
+        let calm = |since| now.duration_since(since) < TARGET;
+        self.is_calm = self.oldest().is_none_or(calm);
+        if self.is_calm {
             self.calm = now;
         }
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        let first = self.lines.iter().filter_map(BTreeMap::first_key_value);
+        first.map(|(_, waiting)| waiting.since).min()
     }
 
     pub(crate) fn enter(&mut self, ticket: &Ticket, now: Instant) -> Entry {
@@ -193,6 +210,7 @@ impl WaitingRoom {
         }
         let class = ticket.class;
         self.lines[class.index()].insert(self.came, waiting);
+        self.note_calm();
         Entry {
             id: WaiterId {
                 class,
@@ -211,6 +229,7 @@ impl WaitingRoom {
     /// A granted one counts for its class from now on, and goes on counting for its key.
     pub(crate) fn strike_out(&mut self, id: WaiterId, why: Verdict) -> Option<Waker> {
         let waiting = self.lines[id.class.index()].remove(&id.number)?;
+        self.note_calm();
         if why == Verdict::Granted {
             self.shares.enter_class(id.class);
         } else if let Some(key) = waiting.ticket.key {

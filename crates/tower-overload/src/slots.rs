@@ -184,6 +184,7 @@ impl Slots {
     /// Strikes out who does not wait any more. Returns what was decided about him before.
     pub(crate) fn leave(&self, entry: &Entry) -> Verdict {
         let mut room = self.room();
+        room.waiting.look(Instant::now(), self.counts().limit);
         // The one who leaves need not be woken.
         drop(self.strike_out(&mut room.waiting, entry.id(), Verdict::Left));
         entry.verdict()
@@ -274,4 +275,147 @@ impl Slots {
 
 fn wake(woken: impl IntoIterator<Item = Waker>) {
     woken.into_iter().for_each(Waker::wake);
+}
+
+#[cfg(all(test, tower_loom))]
+mod tests {
+    use std::{sync::Arc as StdArc, time::Duration};
+
+    use loom::{sync::Arc, thread};
+
+    use super::*;
+    use crate::{AdaptiveLifo, shares::Shares};
+
+    fn slots(limit: usize) -> Arc<Slots> {
+        let room = WaitingRoom::new(StdArc::new(Shares::new()));
+        Arc::new(Slots::new(limit, room, Box::new(AdaptiveLifo)))
+    }
+
+    fn offer(slots: &Slots) -> Offer {
+        slots.offer(&Ticket::default(), 9, Instant::now() + Duration::ZERO)
+    }
+
+    /// Ends as a request does that gave up at this moment. Returns whether it had a slot.
+    fn ends(slots: &Slots, offer: Offer) -> bool {
+        let had = match offer {
+            Offer::Taken => true,
+            Offer::Waits(entry) => slots.leave(&entry) == Verdict::Granted,
+            Offer::Refused => false,
+        };
+        if had {
+            slots.give_back();
+        }
+        had
+    }
+
+    fn nobody(limit: usize) -> Counts {
+        Counts {
+            in_flight: 0,
+            waiting: 0,
+            limit,
+        }
+    }
+
+    #[test]
+    fn one_slot_is_never_two_requests() {
+        loom::model(|| {
+            let slots = slots(1);
+            let other = thread::spawn({
+                let slots = slots.clone();
+                move || {
+                    let taken = slots.try_take();
+                    if taken {
+                        assert_eq!(slots.counts().in_flight, 1);
+                        slots.give_back();
+                    }
+                }
+            });
+            if slots.try_take() {
+                assert_eq!(slots.counts().in_flight, 1);
+                slots.give_back();
+            }
+            other.join().unwrap();
+            assert_eq!(slots.counts(), nobody(1));
+        });
+    }
+
+    #[test]
+    fn who_waits_gets_the_slot_that_is_given_back_meanwhile() {
+        loom::model(|| {
+            let slots = slots(1);
+            assert!(slots.try_take());
+            let ends = thread::spawn({
+                let slots = slots.clone();
+                move || slots.give_back()
+            });
+            let offer = offer(&slots);
+            ends.join().unwrap();
+            // Nobody else is there: whichever came first, it has the slot now.
+            match &offer {
+                Offer::Taken => {}
+                Offer::Waits(entry) => assert_eq!(entry.verdict(), Verdict::Granted),
+                Offer::Refused => panic!("there is room"),
+            }
+            assert_eq!(slots.counts(), Counts { in_flight: 1, ..nobody(1) });
+        });
+    }
+
+    #[test]
+    fn who_leaves_the_room_loses_no_slot_for_the_next() {
+        loom::model(|| {
+            let slots = slots(1);
+            assert!(slots.try_take());
+            let (first, second) = (offer(&slots), offer(&slots));
+            let leaves = thread::spawn({
+                let slots = slots.clone();
+                move || ends(&slots, first)
+            });
+            slots.give_back();
+            leaves.join().unwrap();
+            let Offer::Waits(entry) = &second else {
+                panic!("it had to wait")
+            };
+            assert_eq!(entry.verdict(), Verdict::Granted);
+            ends(&slots, second);
+            assert_eq!(slots.counts(), nobody(1));
+        });
+    }
+
+    #[test]
+    fn a_higher_limit_misses_nobody_who_comes_meanwhile() {
+        loom::model(|| {
+            let slots = slots(1);
+            assert!(slots.try_take());
+            let grows = thread::spawn({
+                let slots = slots.clone();
+                move || slots.resize(2)
+            });
+            let offer = offer(&slots);
+            grows.join().unwrap();
+            assert!(ends(&slots, offer));
+            slots.give_back();
+            assert_eq!(slots.counts(), nobody(2));
+        });
+    }
+
+    #[test]
+    fn a_lower_limit_and_a_higher_one_lose_nobody() {
+        loom::model(|| {
+            let slots = slots(2);
+            assert!(slots.try_take() && slots.try_take());
+            let waits = offer(&slots);
+            let changes = thread::spawn({
+                let slots = slots.clone();
+                move || {
+                    slots.resize(1);
+                    slots.resize(2);
+                }
+            });
+            slots.give_back();
+            changes.join().unwrap();
+            assert!(ends(&slots, waits), "a slot is free, and it waits");
+            slots.give_back();
+            assert_eq!(slots.counts(), nobody(2));
+        });
+    }
 }

@@ -2,8 +2,10 @@
 //!
 //! An open-loop load over loopback TCP, below and above the capacity of a simulated resource. The program
 //! runs itself as the server, pinned to another core than the load where there are two and `taskset`; every
-//! row has a server of its own. The figures are wall-clock, to be compared within one table, and mean nothing
-//! if the generator was late. Words after `--` choose rows: `-- pool http1 10x`.
+//! row has a server of its own. The figures are wall-clock, to be compared within one table. Of a row whose
+//! generator was late they mean little, so it is run again, and marked if that does not help; where each who
+//! waits is a connection, as on HTTP/1 without a limit, the machine may have no more of them to offer. Words
+//! after `--` choose rows: `-- pool http1 10x`.
 //!
 //! - `pool`: 8 blocking workers, each 5 ms per request. The processor is nearly idle.
 //! - `cpu`: 1 ms of the only thread per request, in ten slices, as handlers come back to their `await`s.
@@ -50,6 +52,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 const SLOTS: usize = 8;
 const WARM_UP: Duration = Duration::from_secs(2);
 const DURATION: Duration = Duration::from_secs(10);
+/// How late the generator may be, in 99 of 100, and how often a row is tried.
+const IN_TIME: Duration = Duration::from_millis(1);
+const TRIES: usize = 3;
 const WORKLOADS: [(&str, Workload); 2] = [("pool", Workload::Pool), ("cpu", Workload::Cpu)];
 const PROTOCOLS: [(&str, Protocol); 2] = [("http1", Protocol::Http1), ("http2", Protocol::Http2)];
 const LOADS: [(&str, f64); 3] = [("0.9x", 0.9), ("2x", 2.0), ("10x", 10.0)];
@@ -180,25 +185,28 @@ impl Resource {
     }
 }
 
-/// What the resource can do per second if nothing else is to be done.
+/// What the resource can do per second if nothing else is to be done: the best of several runs.
 fn capacity(workload: Workload) -> f64 {
+    let runs = (0..TRIES).map(|_| runtime().block_on(rate(workload)));
+    runs.fold(0.0, f64::max)
+}
+
+async fn rate(workload: Workload) -> f64 {
     const EACH: u32 = 250;
-    runtime().block_on(async {
-        let resource = Resource::new(workload);
-        let begin = Instant::now();
-        let clients = (0..SLOTS).map(|_| {
-            let resource = resource.clone();
-            tokio::spawn(async move {
-                for _ in 0..EACH {
-                    resource.clone().work().await;
-                }
-            })
-        });
-        for client in clients.collect::<Vec<_>>() {
-            client.await.expect("no panic");
-        }
-        f64::from(EACH) * float(SLOTS) / begin.elapsed().as_secs_f64()
-    })
+    let resource = Resource::new(workload);
+    let begin = Instant::now();
+    let clients = (0..SLOTS).map(|_| {
+        let resource = resource.clone();
+        tokio::spawn(async move {
+            for _ in 0..EACH {
+                resource.clone().work().await;
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.expect("no panic");
+    }
+    f64::from(EACH) * float(SLOTS) / begin.elapsed().as_secs_f64()
 }
 
 // === The server ===
@@ -322,7 +330,7 @@ fn table(words: &[&str]) -> io::Result<ExitCode> {
             None => measured_capacity(row.workload.0)?,
         };
         capacities.insert(row.workload.1, capacity);
-        let (outcome, processor) = row.run(capacity)?;
+        let (outcome, processor) = row.run_in_time(capacity)?;
         let answers = &outcome.first;
         let spent = Spent {
             admitted: float(answers.admitted.len()),
@@ -336,7 +344,7 @@ fn table(words: &[&str]) -> io::Result<ExitCode> {
         let offered = float(answers.asked()) / seconds;
         let good = float(answers.good(row.workload.1.objective())) / seconds;
         println!(
-            "| {} | {} | {} | {} | {offered:.0} | {good:.0} | {:.1} % | {}, {} | {}, {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {offered:.0} | {good:.0} | {:.1} % | {}, {} | {}, {} | {} | {} | {}{} | {} |",
             row.variant,
             row.workload.0,
             row.protocol.0,
@@ -349,6 +357,11 @@ fn table(words: &[&str]) -> io::Result<ExitCode> {
             answers.timeouts,
             answers.errors + answers.others,
             millis(outcome.lag(99)),
+            if outcome.lag(99) > Some(IN_TIME) {
+                " (!)"
+            } else {
+                ""
+            },
             spent
                 .per_shed(least)
                 .map_or("-".into(), |cost| format!("{:.4}", cost * 1_000.0)),
@@ -385,6 +398,20 @@ impl Row {
     fn is_called(&self, words: &[&str]) -> bool {
         let name = [self.variant, self.workload.0, self.protocol.0, self.load.0];
         words.iter().all(|word| name.contains(word))
+    }
+
+    fn run_in_time(&self, capacity: f64) -> io::Result<(Outcome, f64)> {
+        let mut best = self.run(capacity)?;
+        for _ in 1..TRIES {
+            if best.0.lag(99) <= Some(IN_TIME) {
+                break;
+            }
+            let again = self.run(capacity)?;
+            if again.0.lag(99) < best.0.lag(99) {
+                best = again;
+            }
+        }
+        Ok(best)
     }
 
     /// What the clients saw, and the processor time of the server in the meantime.

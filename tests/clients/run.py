@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import drain
 import harness
+import overload
 import timeouts
 import writes
 from harness import (
@@ -357,7 +358,7 @@ def signals_end_it(stack):
 
 def what_is_not_built_is_refused(stack):
     """A flag whose layer does not exist yet stops the program with a message that names it."""
-    unbuilt = ["--max-in-flight adaptive", "--max-wait 1s"]
+    unbuilt = ["--max-in-flight adaptive"]
     for flags in unbuilt:
         told = subprocess.run([harness.BINARY, "--stack", stack, *flags.split()], capture_output=True, timeout=5)
         assert told.returncode == 2 and flags.split()[0] in told.stderr.decode(), told
@@ -387,8 +388,8 @@ CASES = [
     (exactly_so_many_are_served, STACKS), (making_room, STACKS), (who_is_at_work_stays, STACKS),
     (closing_at_the_limit, STACKS), (one_client_does_not_take_all, STACKS),
     (rejected_clients_that_stay, STACKS), (a_tight_reconnect_loop, STACKS),
-    *timeouts.CASES, *writes.CASES, *drain.CASES, (signals_end_it, STACKS), (what_is_not_built_is_refused, ["axum"]),
-    (out_of_descriptors, STACKS),
+    *timeouts.CASES, *writes.CASES, *drain.CASES, *overload.CASES, (signals_end_it, STACKS),
+    (what_is_not_built_is_refused, ["axum"]), (out_of_descriptors, STACKS),
 ]
 
 

@@ -39,6 +39,8 @@ pub struct Load {
     /// What it is spoken to in.
     pub protocol: Protocol,
     /// The connections on HTTP/2. Default is 8. On HTTP/1 a request takes an idle one, or opens one.
+    ///
+    /// Where a server limits the streams of a connection (hyper's takes 200), clients wait for one in here.
     pub connections: usize,
     /// What is asked for. Default is `/`.
     pub path: String,

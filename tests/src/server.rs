@@ -32,6 +32,7 @@ use tower_connection_limit::{ConnectionLimitLayer, Limit};
 use tower_connection_rustls::TlsLayer;
 use tower_drain::Drain;
 use tower_keep_alive::KeepAliveLayer;
+use tower_overload::{InFlightLimitLayer, Overload};
 use tower_read_timeout::ReadTimeoutLayer;
 use tower_write_timeout::WriteTimeoutLayer;
 
@@ -50,6 +51,7 @@ pub struct Server {
     pipes: mpsc::UnboundedSender<DuplexStream>,
     drain: Drain,
     limit: Limit,
+    overload: Overload,
     gate: AcceptGate,
     handlers: Handlers,
     tls: Option<Tls>,
@@ -63,6 +65,7 @@ pub struct Server {
 pub struct Layers {
     pub drain: Drain,
     pub limit: ConnectionLimitLayer,
+    pub overload: InFlightLimitLayer,
     pub keep_alive: KeepAliveLayer,
     pub read_timeout: ReadTimeoutLayer,
     pub write_timeout: WriteTimeoutLayer,
@@ -74,6 +77,7 @@ impl Default for Layers {
         Self {
             drain: Drain::new(Duration::ZERO),
             limit: ConnectionLimitLayer::new(0),
+            overload: InFlightLimitLayer::new(0),
             keep_alive: KeepAliveLayer::new(Duration::ZERO),
             read_timeout: ReadTimeoutLayer::new(Duration::ZERO).body(Duration::ZERO),
             write_timeout: WriteTimeoutLayer::new(Duration::ZERO).min_rate(0),
@@ -127,11 +131,13 @@ impl Layers {
         let Self {
             drain,
             limit,
+            overload,
             keep_alive,
             read_timeout,
             write_timeout,
         } = self;
         let counts = limit.limit();
+        let app = app.layer(overload.clone());
         let gate = AcceptGate::default();
         let tls = stack.is_tls().then(|| Tls::new(stack.protocol()));
         let running = if let Some(tls) = &tls {
@@ -163,6 +169,7 @@ impl Layers {
             pipes: sender,
             drain,
             limit: counts,
+            overload: overload.handle(),
             gate,
             handlers,
             tls,
@@ -176,6 +183,11 @@ impl Server {
     /// The limit that it runs behind.
     pub fn limit(&self) -> &Limit {
         &self.limit
+    }
+
+    /// What its service says of the load.
+    pub fn overload(&self) -> &Overload {
+        &self.overload
     }
 
     /// What ends it.

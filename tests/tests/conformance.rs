@@ -8,6 +8,8 @@ mod drain;
 mod keep_alive;
 #[path = "conformance/limit.rs"]
 mod limit;
+#[path = "conformance/overload.rs"]
+mod overload;
 #[path = "conformance/raw.rs"]
 mod raw;
 #[path = "conformance/read_timeout.rs"]
@@ -189,4 +191,19 @@ on_every_stack! {
     drain::closes_are_spread_over_their_window
     drain::it_tells_what_it_waits_for
     drain::however_clients_live_it_ends_in_time
+    overload::past_the_limit_a_request_reads_a_503_at_once
+    overload::a_shed_request_keeps_its_connection
+    overload::a_streaming_body_holds_its_slot
+    overload::a_client_that_leaves_gives_its_slot_back
+    overload::a_panic_gives_its_slot_back
+    overload::an_exempt_request_is_served_at_the_limit
+    overload::who_waits_is_served_when_a_slot_is_free
+    overload::a_wait_ends_in_time
+    overload::who_leaves_the_room_makes_way
+    overload::a_shed_call_reads_unavailable
+    overload::a_shed_upload_still_reads_the_503
+    overload::a_connection_that_reads_only_refusals_ends
+    overload::a_web_socket_holds_no_slot
+    overload::a_drain_serves_who_waits
+    overload::pressure_pauses_accepting
 }

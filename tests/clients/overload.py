@@ -110,8 +110,7 @@ def in_flight(server):
 
 def shed(server):
     """How many were refused for each reason for which any was."""
-    told = {re.search('reason="(.*)"', name): n for name, n in server.counts().items() if n}
-    return {reason[1]: n for reason, n in told.items() if reason}
+    return {name.split('"')[1]: n for name, n in server.counts().items() if n and name.startswith("requests_shed")}
 
 
 def so_many_slots_are_free(server, Client, limit):
@@ -158,7 +157,8 @@ def of_fifty_at_once_ten_are_served(stack):
     for tls, path in ((False, b"/sleep/1000"), (True, b"/sleep/300")):
         with Playground(stack, "--max-in-flight", "10", tls=tls) as server:
             crowds = [[used(server, speakers(stack)[0]) for _ in range(50)]]
-            crowds += [[used(server, Http2)] * 50] * (stack in SPEAK_H2)
+            if stack in SPEAK_H2:
+                crowds.append([used(server, Http2)] * 50)
             for crowd in crowds:
                 assert any(refused_in(crowd, path) < 0.005 for _ in range(3)), "all the time it took longer than 5 ms"
             so_many_slots_are_free(server, speakers(stack)[-1], 10)
@@ -304,10 +304,9 @@ def one_at_a_time_on_eight_connections(stack):
             return times
 
         with ThreadPoolExecutor(8) as pool:
-            clients, watcher = [pool.submit(ask_on, n) for n in range(8)], kinds[0](server)
+            clients = [pool.submit(ask_on, n) for n in range(8)]
             while not all(client.done() for client in clients):
-                _, text = watcher.get(b"/metrics")
-                peak = max(peak, int(re.search(rb"\nrequests_in_flight (\d+)", text)[1]) - 1)
+                peak = max(peak, in_flight(server))
         times = sum(client.result() for client in clients)
         assert peak == 1 and 3 < times <= after(start) / 0.05, (peak, times)
 
@@ -346,24 +345,17 @@ def health_checks_keep_nobody_out(stack):
 
 def who_waits_is_served_in_time(stack):
     """Past five at once the next five wait for their turn, and whoever comes then is refused at once. SHED-5"""
-    def wait(Client, tls):
+    def wait(case):
+        Client, tls, times = case
         with Playground(stack, "--max-in-flight", "5", "--max-wait", "3s", tls=tls) as server:
-            so_many_waited_for(server, Client, 5)
-            answers = all_at_once([used(server, Client) for _ in range(20)], b"/sleep/500")
+            answers = all_at_once([used(server, Client) for _ in range(times)], b"/sleep/500")
             refused = [took for head, took in answers if is_refusal(head)]
-            times = sorted(took for head, took in answers if head[":status"] == "200")
-            assert len(refused) == len(times) == 10 and times[5] >= 0.995, (refused, times)
-            assert max(refused) < 0.45 and statistics.median(refused) < 0.1, refused
-            assert shed(server) == {"full": 10}, shed(server)
-    each_way(stack, wait)
-
-
-def so_many_waited_for(server, Client, limit):
-    """Twice as many as there are slots: half of them are served, and then the other half."""
-    answers = all_at_once([used(server, Client) for _ in range(2 * limit)], b"/sleep/500")
-    times = sorted(took for _, took in answers)
-    assert all(head[":status"] == "200" for head, _ in answers), answers
-    assert 0.495 <= times[0] <= times[limit - 1] < 0.95 and 0.995 <= times[limit] <= times[-1] < 1.5, times
+            took = sorted(took for head, took in answers if head[":status"] == "200")
+            assert len(took) == 10 and len(refused) == times - 10, answers
+            assert 0.495 <= took[0] <= took[4] < 0.95 and 0.995 <= took[5] <= took[9] < 1.5, took
+            assert times == 10 or statistics.median(refused) < 0.1 and max(refused) < 0.45, refused
+            assert shed(server) == ({"full": 10} if times == 20 else {}), shed(server)
+    at_once(wait, [(Client, tls, n) for Client in speakers(stack) for tls in (False, True) for n in (10, 20)])
 
 
 def a_wait_ends_in_time(stack):
@@ -381,23 +373,25 @@ def who_stops_waiting_makes_room(stack):
     """A client that leaves while it waits, in any way, gives its place to another. SHED-5"""
     def wait(Client, tls):
         with Playground(stack, "--max-in-flight", "4", "--max-wait", "3s", tls=tls) as server:
-            holders = hold(server, Client, b"/sleep/800", 4)
-            waiting = [Client(server) for _ in range(4)]
-            for client in waiting:
-                client.ask(b"/")
-            until("they do not wait", lambda: server.counts()["requests_waiting"] == 4)
-            gone = waiting[:len(ways(Client))]
+            hold(server, Client, b"/sleep/1000", 4)
+            waiting = wait_for_it(server, [Client(server) for _ in range(4)])
+            gone, left = waiting[:len(ways(Client))], waiting[len(ways(Client)):]
             for client, way in zip(gone, ways(Client)):
                 leave(client, way)
-            left = 4 - len(gone)
-            until("a place is taken by nobody", lambda: server.counts()["requests_waiting"] == left)
-            assert all(not holder.whole for holder in holders)
-            answers = all_at_once([Client(server) for _ in gone], b"/")
-            assert all(head[":status"] == "200" for head, _ in answers) and not shed(server), (answers, shed(server))
-            for client in waiting[len(gone):]:
+            until("a place is kept", lambda: server.counts()["requests_waiting"] == len(left))
+            for client in left + wait_for_it(server, [Client(server) for _ in gone]):
                 client.read(lambda: client.whole)
-                assert client.heads[1][":status"] == "200"
+                assert client.heads[1][":status"] == "200", client.heads
+            assert not shed(server), shed(server)
     each_way(stack, wait)
+
+
+def wait_for_it(server, clients):
+    """They ask, and are the last of four who wait."""
+    for client in clients:
+        client.ask(b"/")
+    until("they do not wait", lambda: server.counts()["requests_waiting"] == 4)
+    return clients
 
 
 def a_queue_that_stands_makes_way(stack):
@@ -425,7 +419,7 @@ def a_small_body_is_taken_and_the_connection_kept(stack):
         with Playground(stack, "--max-in-flight", "1", tls=tls) as server:
             hold(server, Http1, b"/sleep/60000")
             client = Http1(server)
-            for size in (1, 100, 4_000):
+            for size in (1, 100, 4_000) * 10:
                 refused, checked = client.say(POST % size + b"." * size), client.ask(b"/healthz")
                 client.read(lambda: checked in client.whole)
                 assert is_refusal(client.heads[refused]) and client.heads[checked][":status"] == "200", client.heads
@@ -443,6 +437,7 @@ def a_thousand_refusals_on_one_connection(stack):
                 client.read(lambda: number in client.whole)
                 assert is_refusal(client.heads[number]), client.heads[number]
             if Client is Http2:
+                client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for _ in range(100):
                     stream = client.ask(b"/echo", b"POST", 16_000)
                     client.socket.sendall(frame(0, 1, stream, b"." * 16_000))
@@ -559,14 +554,14 @@ def a_grpc_call_that_would_be_too_late_is_refused_at_once(stack):
     def call(tls):
         with Playground(stack, "--max-in-flight", "2", "--max-wait", "5s", tls=tls) as server:
             all_at_once([used(server, Http2) for _ in range(2)], b"/sleep/500")  # that it knows how long it takes
-            hold(server, Http2, b"/sleep/1500", 2)
+            hold(server, Http2, b"/sleep/1000", 2)
             start = time.monotonic()
             told = check(server, ("grpc-timeout", "100m"))
             assert after(start) < 0.5 and "grpc-retry-pushback-ms" not in told, (after(start), told)
             assert shed(server) == {"too_late": 1}, shed(server)
             answer, _ = H2(server).request(CHECK, "POST", GRPC + [("grpc-timeout", "10S")], MESSAGE)
             assert answer.get("grpc-status") == "0" or stack != "tonic" and answer[":status"] == "404", answer
-            assert after(start) > 1, "it has not waited"
+            assert after(start) > 0.6, "it has not waited"
     at_once(call, (False, True))
 
 

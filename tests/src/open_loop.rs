@@ -65,7 +65,8 @@ pub struct Load {
 pub struct Outcome {
     /// Of those that arrived by the schedule.
     pub first: Answers,
-    /// Of those that were told to come back, when they did. They come on top of [`Load::rate`].
+    /// Of those that were told to come back, when they did. They come on top of [`Load::rate`]; some of the
+    /// first of them had their first answer in the warm-up.
     pub returned: Answers,
     /// How many connections were begun, with the warm-up.
     pub opened: u32,

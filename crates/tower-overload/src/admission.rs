@@ -60,8 +60,9 @@ impl Admission for AdaptiveLifo {
         let somebody = |class: &Criticality| room.of(*class).next().is_some();
         let mut classes = Criticality::ALL.into_iter().filter(somebody);
         let below = classes.clone().find(|&class| room.is_below_share(class));
-        let line = room.of(below.or_else(|| classes.next())?);
-        if room.is_standing() {
+        let class = below.or_else(|| classes.next())?;
+        let line = room.of(class);
+        if room.is_standing(class) {
             fewest(line.rev(), room)
         } else {
             fewest(line, room)
@@ -74,7 +75,7 @@ impl Admission for AdaptiveLifo {
         if lowest > newcomer.class {
             return None;
         }
-        let standing = room.is_standing();
+        let standing = room.is_standing(lowest);
         let (mut line, lower) = (room.of(lowest), lowest < newcomer.class);
         if newcomer.key.is_some() && !lower {
             let fair = room.requests_of_key(newcomer) + 1;

@@ -23,6 +23,9 @@ use crate::{
     slots::{Counts, MOST, Offer, Slots},
 };
 
+/// After so many times as long as a slot is held, what was full tells little of what is.
+const FORGOTTEN: u32 = 4;
+
 /// The state of a layer: it belongs to its constructor, as axum calls `layer` for each connection and each route.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -126,8 +129,12 @@ impl Core {
     pub(crate) fn may_enter(&self, ticket: &Ticket, now: Instant) -> bool {
         let counts = self.counts();
         let free = counts.limit.saturating_sub(counts.in_flight);
-        self.shares
-            .may_enter(ticket, free, counts.limit, self.second(now))
+        let second = self.second(now);
+        let may = self.shares.may_enter(ticket, free, counts.limit, second);
+        if may {
+            self.shares.note_admitted(ticket, counts.limit, second);
+        }
+        may
     }
 
     pub(crate) fn note_admitted(&self, class: Criticality, now: Instant) {
@@ -286,7 +293,7 @@ impl Core {
         let unknown = counts.limit.min(1_000) as f64;
         let rate = self.rate(counts).unwrap_or(unknown);
         let held = self.held().unwrap_or_default();
-        let mut earliest = whole_seconds(self.wait_of(counts) + held);
+        let mut earliest = whole_seconds(self.wait_of(counts) + FORGOTTEN * held);
         // A class that is starved is told twice as long as it has been so, up to a minute.
         let admitted = self.admitted[class.index()].load(Ordering::Relaxed);
         let starved = u64::from((second + 1).saturating_sub(admitted));

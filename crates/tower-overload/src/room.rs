@@ -23,15 +23,52 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// Who waits for a slot, as an [`Admission`](crate::Admission) sees it.
 #[derive(Debug)]
 pub struct WaitingRoom {
-    /// By criticality, in the order in which they came.
-    lines: [BTreeMap<u64, Waiting>; 4],
+    /// By criticality.
+    lines: [Line; 4],
     came: u64,
     now: Instant,
     limit: usize,
+    shares: Arc<Shares>,
+}
+
+/// Those of one class, in the order in which they came.
+#[derive(Debug)]
+struct Line {
+    waiting: BTreeMap<u64, Waiting>,
     /// When last nobody had waited for longer than the target, and whether that is so now.
     calm: Instant,
     is_calm: bool,
-    shares: Arc<Shares>,
+}
+
+impl Line {
+    fn new(now: Instant) -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            calm: now,
+            is_calm: true,
+        }
+    }
+
+    fn look(&mut self, now: Instant) {
+        if self.is_calm {
+            // Nobody came or left since; whoever was first may have waited for too long in between.
+            self.calm = self.oldest().map_or(now, |since| now.min(since + TARGET));
+        }
+        self.note_calm(now);
+    }
+
+    fn note_calm(&mut self, now: Instant) {
+        let calm = |since| now.duration_since(since) < TARGET;
+        self.is_calm = self.oldest().is_none_or(calm);
+        if self.is_calm {
+            self.calm = now;
+        }
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        let first = self.waiting.first_key_value();
+        first.map(|(_, waiting)| waiting.since)
+    }
 }
 
 #[derive(Debug)]
@@ -99,12 +136,10 @@ impl WaitingRoom {
     pub(crate) fn new(shares: Arc<Shares>) -> Self {
         let now = Instant::now();
         Self {
-            lines: Default::default(),
+            lines: std::array::from_fn(|_| Line::new(now)),
             came: 0,
             now,
             limit: 0,
-            calm: now,
-            is_calm: true,
             shares,
         }
     }
@@ -112,13 +147,13 @@ impl WaitingRoom {
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lines.iter().map(BTreeMap::len).sum()
+        self.lines.iter().map(|line| line.waiting.len()).sum()
     }
 
     /// Whether nobody waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lines.iter().all(BTreeMap::is_empty)
+        self.len() == 0
     }
 
     /// The time of this decision.
@@ -136,7 +171,7 @@ impl WaitingRoom {
     /// Who of `class` waits, in the order in which they came.
     #[must_use]
     pub fn of(&self, class: Criticality) -> impl DoubleEndedIterator<Item = Waiter<'_>> {
-        let line = self.lines[class.index()].iter();
+        let line = self.lines[class.index()].waiting.iter();
         line.map(move |(&number, waiting)| Waiter {
             id: WaiterId { class, number },
             ticket: &waiting.ticket,
@@ -164,36 +199,20 @@ impl WaitingRoom {
         ticket.key.map_or(0, |key| self.shares.keys().load(key))
     }
 
-    /// Whether a queue stands: for 100 ms there was always somebody who had waited for longer than 5 ms.
+    /// Whether the queue of `class` stands: for 100 ms there was always somebody who had waited for longer than 5 ms.
     ///
     /// A burst passes; a queue that stands makes everybody late and nobody faster. Source: `CoDel`, RFC 8289.
     #[must_use]
-    pub fn is_standing(&self) -> bool {
-        self.now.duration_since(self.calm) >= INTERVAL
+    pub fn is_standing(&self, class: Criticality) -> bool {
+        self.now.duration_since(self.lines[class.index()].calm) >= INTERVAL
     }
 
     /// To be called before each change, so that the time and the limit are known to who decides it.
     pub(crate) fn look(&mut self, now: Instant, limit: usize) {
         (self.now, self.limit) = (now, limit);
-        if self.is_calm {
-            // Nobody came or left since; whoever was first may have waited for too long in between.
-            self.calm = self.oldest().map_or(now, |since| now.min(since + TARGET));
+        for line in &mut self.lines {
+            line.look(now);
         }
-        self.note_calm();
-    }
-
-    fn note_calm(&mut self) {
-        let now = self.now;
-        let calm = |since| now.duration_since(since) < TARGET;
-        self.is_calm = self.oldest().is_none_or(calm);
-        if self.is_calm {
-            self.calm = now;
-        }
-    }
-
-    fn oldest(&self) -> Option<Instant> {
-        let first = self.lines.iter().filter_map(BTreeMap::first_key_value);
-        first.map(|(_, waiting)| waiting.since).min()
     }
 
     pub(crate) fn enter(&mut self, ticket: &Ticket, now: Instant) -> Entry {
@@ -209,8 +228,9 @@ impl WaitingRoom {
             self.shares.keys().enter(key);
         }
         let class = ticket.class;
-        self.lines[class.index()].insert(self.came, waiting);
-        self.note_calm();
+        let line = &mut self.lines[class.index()];
+        line.waiting.insert(self.came, waiting);
+        line.note_calm(now);
         Entry {
             id: WaiterId {
                 class,
@@ -221,15 +241,17 @@ impl WaitingRoom {
     }
 
     pub(crate) fn register(&mut self, id: WaiterId, waker: &Waker) {
-        if let Some(waiting) = self.lines[id.class.index()].get_mut(&id.number) {
+        let line = &mut self.lines[id.class.index()].waiting;
+        if let Some(waiting) = line.get_mut(&id.number) {
             waiting.waker.clone_from(waker);
         }
     }
 
     /// A granted one counts for its class from now on, and goes on counting for its key.
     pub(crate) fn strike_out(&mut self, id: WaiterId, why: Verdict) -> Option<Waker> {
-        let waiting = self.lines[id.class.index()].remove(&id.number)?;
-        self.note_calm();
+        let line = &mut self.lines[id.class.index()];
+        let waiting = line.waiting.remove(&id.number)?;
+        line.note_calm(self.now);
         if why == Verdict::Granted {
             self.shares.enter_class(id.class);
         } else if let Some(key) = waiting.ticket.key {

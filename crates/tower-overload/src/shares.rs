@@ -91,6 +91,14 @@ impl Shares {
         }
     }
 
+    /// A request was admitted for which slots were kept, if any were.
+    pub(crate) fn note_admitted(&self, ticket: &Ticket, limit: usize, second: u32) {
+        self.kept[ticket.class.index()].lower(second);
+        if ticket.key.is_some() && !self.is_above_fair(ticket, limit) {
+            self.kept_for_keys.lower(second);
+        }
+    }
+
     /// Whether its key has as many requests as it would have if all keys had equally many.
     fn is_above_fair(&self, ticket: &Ticket, limit: usize) -> bool {
         let Some(key) = ticket.key else {
@@ -100,34 +108,53 @@ impl Shares {
     }
 }
 
-/// How many slots are kept free: one more with each refusal, half of them after eight seconds without one.
+/// How many slots are kept free: one more with each refusal, a thousandth less with each admission. So in the long run
+/// one in a thousand is refused, however many come. When nobody comes any more it is forgotten: half of it every eight
+/// seconds.
 #[derive(Debug, Default)]
 struct Headroom {
-    /// The slots, and in which second the last was added.
+    /// In thousandths of a slot, and in which second that was said.
     word: AtomicU64,
 }
 
 const HALVES_AFTER: u32 = 8;
 
+/// A slot.
+const WHOLE: u64 = 1000;
+
 impl Headroom {
     fn at(&self, second: u32) -> usize {
-        Self::left(self.word.load(Ordering::Relaxed), second)
+        let word = self.word.load(Ordering::Relaxed);
+        if word == 0 {
+            return 0; // in peace, nothing is worked out
+        }
+        usize::try_from((Self::left(word, second) + WHOLE / 2 - 1) / WHOLE).unwrap_or(0)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "two halves of a word")]
-    fn left(word: u64, second: u32) -> usize {
-        let (slots, since) = ((word >> 32) as usize, word as u32);
-        let halvings = second.saturating_sub(since) / HALVES_AFTER;
-        slots.checked_shr(halvings).unwrap_or(0)
+    #[expect(clippy::cast_possible_truncation, reason = "half of a word")]
+    fn left(word: u64, second: u32) -> u64 {
+        let halvings = second.saturating_sub(word as u32) / HALVES_AFTER;
+        (word >> 32).checked_shr(halvings).unwrap_or(0)
     }
 
-    /// Never more than half of the limit: who is less critical is not starved by a moment.
+    /// Never more than a quarter of the limit: a moment at which everybody came does not starve who is less critical.
     fn raise(&self, second: u32, limit: usize) {
         let word = self.word.load(Ordering::Relaxed);
-        let slots = (Self::left(word, second) + 1).min(limit / 2);
-        // Two at once are one: the next refusal makes up for it.
-        self.word
-            .store((slots as u64) << 32 | u64::from(second), Ordering::Relaxed);
+        let most = limit.div_ceil(4) as u64 * WHOLE;
+        self.set((Self::left(word, second) + WHOLE).min(most), second);
+    }
+
+    fn lower(&self, second: u32) {
+        let word = self.word.load(Ordering::Relaxed);
+        if word != 0 {
+            self.set(Self::left(word, second).saturating_sub(1), second);
+        }
+    }
+
+    // Two at once are one: the next makes up for it.
+    fn set(&self, left: u64, second: u32) {
+        let word = if left == 0 { 0 } else { left << 32 | u64::from(second) };
+        self.word.store(word, Ordering::Relaxed);
     }
 }
 

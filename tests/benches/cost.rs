@@ -8,14 +8,17 @@
 
 use std::{
     convert::Infallible,
+    fmt::Debug,
     fs, io,
     process::{Command, ExitCode},
+    sync::Arc,
+    task::{Context, Waker},
     time::Duration,
 };
 
-use axum::{Router, routing::get};
+use axum::{Router, error_handling::HandleErrorLayer, routing::get};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::{
     body::Incoming,
@@ -30,14 +33,20 @@ use hyper_util::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::Instant,
 };
-use tower::{Layer, Service, ServiceBuilder, service_fn};
+use tower::{
+    Layer, Service, ServiceBuilder, ServiceExt, limit::GlobalConcurrencyLimitLayer,
+    load_shed::LoadShedLayer, service_fn,
+};
 use tower_connection::{Accept, Connection, Socket};
 use tower_connection_axum::{Accepting, FromAcceptor, accept};
 use tower_connection_hyper::{Builder, serve};
 use tower_connection_limit::ConnectionLimitLayer;
 use tower_drain::Drain;
 use tower_keep_alive::KeepAliveLayer;
+use tower_overload::InFlightLimitLayer;
 use tower_read_timeout::ReadTimeoutLayer;
 use tower_write_timeout::WriteTimeoutLayer;
 
@@ -52,8 +61,9 @@ const STACKS: [&str; 5] = [
 ];
 /// The stock server; the same with hyper's own timeout for heads (where it can be set, on HTTP/1); ours without a
 /// layer; with the timeouts for reads and idleness; with the one for writes; with the drain; with the limit; with it and
-/// without the handle in requests. The cost of a layer is the difference to ours without one.
-const VARIANTS: [&str; 8] = [
+/// without the handle in requests; with a limit on what is in flight. The cost of a layer is the difference to ours without
+/// one. The last two refuse each request: ours, and tower's (on axum with the `HandleErrorLayer` that it needs there).
+const VARIANTS: [&str; 11] = [
     "bare",
     "timer",
     "no-layer",
@@ -62,6 +72,9 @@ const VARIANTS: [&str; 8] = [
     "drain",
     "limit",
     "no-handle",
+    "in-flight",
+    "shed",
+    "tower-shed",
 ];
 
 async fn hello<B>(_: Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -126,6 +139,18 @@ fn table() -> io::Result<ExitCode> {
             );
         }
     }
+    println!("\n| a call without a server | instructions | allocations | nanoseconds |");
+    println!("| --- | ---: | ---: | ---: |");
+    for variant in ["bare", "in-flight", "shed", "tower-shed"] {
+        let calls = |n| instructions("alone", variant, 1, n);
+        let calls = (calls(3_000)? - calls(1_000)?) / 2_000.0;
+        let heap = |n| allocations("alone", variant, n);
+        let heap = (heap(600)? - heap(200)?) / 400.0;
+        let begun = Instant::now();
+        runtime().block_on(alone(variant, 1_000_000));
+        let nanoseconds = begun.elapsed().as_secs_f64() * 1e3;
+        println!("| {variant} | {calls:.0} | {heap:.2} | {nanoseconds:.0} |");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -189,6 +214,10 @@ fn runtime() -> tokio::runtime::Runtime {
 /// So many connections, one after the other, with so many requests on each.
 fn run(stack: &str, variant: &str, connections: u32, requests: u32) -> io::Result<()> {
     runtime().block_on(async {
+        if stack == "alone" {
+            alone(variant, requests).await;
+            return Ok(());
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         spawn_server(stack, variant, listener);
@@ -211,7 +240,8 @@ async fn ask_http1(mut socket: TcpStream, requests: u32) -> io::Result<()> {
             .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
             .await?;
         let n = socket.read(&mut buf).await?;
-        assert!(buf[..n].ends_with(b"ok"), "head and body come in one write");
+        let whole = buf[..n].ends_with(b"ok") || buf.starts_with(b"HTTP/1.1 503");
+        assert!(whole, "head and body come in one write");
     }
     Ok(())
 }
@@ -225,8 +255,10 @@ async fn ask_http2(socket: TcpStream, requests: u32) {
     for _ in 0..requests {
         let request = Request::get("http://localhost/").body(Empty::<Bytes>::new());
         let response = sender.send_request(request.expect("a request")).await;
-        let body = response.expect("an answer").into_body().collect().await;
-        assert_eq!(body.expect("a body").to_bytes(), "ok");
+        let response = response.expect("an answer");
+        let shed = response.status() == 503;
+        let body = response.into_body().collect().await;
+        assert!(shed || body.expect("a body").to_bytes() == "ok");
     }
     drop(sender);
     connection.await.expect("no panic").expect("a clean end");
@@ -241,6 +273,7 @@ fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
         .layer(ReadTimeoutLayer::default());
     let write = WriteTimeoutLayer::default();
     let drain = Drain::new(Duration::from_secs(30)).layer();
+    let in_flight = InFlightLimitLayer::new(100_000);
     match (stack.starts_with("axum"), variant) {
         (true, "bare") => {
             tokio::spawn(axum::serve(listener, router).into_future());
@@ -250,6 +283,17 @@ fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
         (true, "write") => on_axum(listener, write.layer(accept(router))),
         (true, "drain") => on_axum(listener, drain.layer(accept(router))),
         (true, "limit") => on_axum(listener, limit.layer(accept(router))),
+        (true, "in-flight") => on_axum(listener, accept(router.layer(in_flight))),
+        (true, "shed") => on_axum(listener, accept(router.layer(full()))),
+        (true, "tower-shed") => {
+            let shed = ServiceBuilder::new()
+                .layer(HandleErrorLayer::new(|_: BoxError| async {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }))
+                .layer(LoadShedLayer::new())
+                .layer(taken());
+            on_axum(listener, accept(router.layer(shed)));
+        }
         (true, _) => {
             let accept = accept(router).without_handle_in_requests();
             on_axum(listener, limit.layer(accept));
@@ -263,10 +307,75 @@ fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
         (false, "write") => on_hyper(stack, listener, write.layer(service)),
         (false, "drain") => on_hyper(stack, listener, drain.layer(service)),
         (false, "limit") => on_hyper(stack, listener, limit.layer(service)),
+        (false, "in-flight") => {
+            let service = in_flight.layer(service_fn(hello::<Incoming>));
+            on_hyper(stack, listener, Accept::new(service));
+        }
+        (false, "shed") => {
+            let service = full().layer(service_fn(hello::<Incoming>));
+            on_hyper(stack, listener, Accept::new(service));
+        }
+        (false, "tower-shed") => {
+            let shed = ServiceBuilder::new()
+                .layer(LoadShedLayer::new())
+                .layer(taken())
+                .service(service_fn(hello::<Incoming>));
+            on_hyper(stack, listener, Accept::new(shed.map_result(or_503)));
+        }
         (false, _) => {
             let accept = service.without_handle_in_requests();
             on_hyper(stack, listener, limit.layer(accept));
         }
+    }
+}
+
+/// A limit of one, of which somebody has the slot.
+fn full() -> InFlightLimitLayer {
+    let layer = InFlightLimitLayer::new(1);
+    let mut holder = layer.layer(service_fn(hello::<Empty<Bytes>>));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(holder.poll_ready(&mut cx).is_ready());
+    std::mem::forget(holder);
+    layer
+}
+
+/// The same in tower's words.
+fn taken() -> GlobalConcurrencyLimitLayer {
+    GlobalConcurrencyLimitLayer::with_semaphore(Arc::new(Semaphore::new(0)))
+}
+
+fn or_503<E>(answer: Result<Response<Full<Bytes>>, E>) -> Result<Response<Full<Bytes>>, E> {
+    answer.or_else(|_| {
+        let mut shed = Response::default();
+        *shed.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        Ok(shed)
+    })
+}
+
+/// Requests without a server: what is decided, and no more.
+async fn alone(variant: &str, requests: u32) {
+    let hello = service_fn(hello::<Empty<Bytes>>);
+    match variant {
+        "in-flight" => calls(InFlightLimitLayer::new(100_000).layer(hello), requests).await,
+        "shed" => calls(full().layer(hello), requests).await,
+        "tower-shed" => {
+            let shed = ServiceBuilder::new()
+                .layer(LoadShedLayer::new())
+                .layer(taken())
+                .service(hello);
+            calls(shed.map_result(or_503), requests).await;
+        }
+        _ => calls(hello, requests).await,
+    }
+}
+
+async fn calls<S, B>(service: S, requests: u32)
+where
+    S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error: Debug> + Clone,
+{
+    for _ in 0..requests {
+        let answer = service.clone().oneshot(Request::new(Empty::new())).await;
+        drop(answer.expect("an answer"));
     }
 }
 

@@ -92,6 +92,7 @@ def all_at_once(clients, path):
 def used(server, Client):
     """A connection on which something was read: so that nothing but answers comes, no TLS tickets and no SETTINGS."""
     client = Client(server)
+    client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or streams wait for each other's ACK
     assert client.get(b"/healthz") == ("200", b"ok\n")
     return client
 
@@ -431,13 +432,12 @@ def a_thousand_refusals_on_one_connection(stack):
     """A connection is kept through a thousand refusals; on HTTP/2 the bodies of them do not close its window. SHED-6"""
     def refuse(Client):
         with Playground(stack, "--max-in-flight", "1") as server:
-            holder, client = hold(server, Client, b"/sleep/60000")[0], Client(server)
+            holder, client = hold(server, Client, b"/sleep/60000")[0], used(server, Client)
             for _ in range(1000):
                 number = client.ask(b"/")
                 client.read(lambda: number in client.whole)
                 assert is_refusal(client.heads[number]), client.heads[number]
             if Client is Http2:
-                client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for _ in range(100):
                     stream = client.ask(b"/echo", b"POST", 16_000)
                     client.socket.sendall(frame(0, 1, stream, b"." * 16_000))

@@ -113,7 +113,7 @@ impl Rejection {
         } else {
             let fraction = u64::from(self.retry_after.subsec_nanos() > 0);
             let seconds = self.retry_after.as_secs().saturating_add(fraction);
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(RETRY_AFTER, seconds_value(seconds));
             *answer.status_mut() = self.status;
         }
         if self.close && version < Version::HTTP_2 {
@@ -123,6 +123,13 @@ impl Rejection {
         }
         answer
     }
+}
+
+/// A number for a header: the ones that are told most are not written each time.
+fn seconds_value(seconds: u64) -> HeaderValue {
+    const SHORT: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let short = usize::try_from(seconds).ok().and_then(|n| SHORT.get(n));
+    short.map_or_else(|| seconds.into(), |text| HeaderValue::from_static(text))
 }
 
 pin_project_lite::pin_project! {

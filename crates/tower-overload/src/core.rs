@@ -127,6 +127,9 @@ impl Core {
 
     /// Whether a request may keep the slot that it took before anything was known of it.
     pub(crate) fn may_enter(&self, ticket: &Ticket, now: Instant) -> bool {
+        if !self.shares.keeps() {
+            return true;
+        }
         let counts = self.counts();
         let free = counts.limit.saturating_sub(counts.in_flight);
         let second = self.second(now);
@@ -138,6 +141,9 @@ impl Core {
     }
 
     pub(crate) fn note_admitted(&self, class: Criticality, now: Instant) {
+        if self.last_shed.load(Ordering::Relaxed) == 0 {
+            return; // nobody is starved who never was refused
+        }
         let second = self.second(now) + 1;
         let last = &self.admitted[class.index()];
         if last.load(Ordering::Relaxed) != second {
@@ -259,6 +265,7 @@ impl Core {
     /// Whether a request was shed in the last ten seconds or so.
     pub(crate) fn sheds(&self, now: Instant) -> bool {
         let last = self.last_shed.load(Ordering::Relaxed);
+        // In peace, the time is not worked out.
         last != 0 && self.second(now) < last.saturating_add(10)
     }
 

@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{
     HeaderValue, Response, StatusCode,
@@ -84,17 +82,20 @@ const PROBLEM: &str = r#"{"type":"https://iana.org/assignments/http-problem-type
 
 impl Respond for Overloaded {
     fn respond(&self, request: &Head<'_>, shed: &Shed) -> Response<Bytes> {
-        let grpc = Rejection::is_grpc(request);
         let after = shed.retry_after.unwrap_or_default();
-        let spread = if grpc { shed.spread } else { Duration::ZERO };
-        let mut answer: Response<Bytes> = Rejection::new(after + spread).answer_to(request);
+        let mut answer: Response<Bytes> = Rejection::new(after).answer_to(request);
+        let grpc = answer.status() == StatusCode::OK;
         let headers = answer.headers_mut();
         if grpc {
-            if shed.give_up {
-                headers.insert(PUSHBACK, HeaderValue::from_static("-1"));
-            } else if shed.retry_after.is_none() {
-                headers.remove(PUSHBACK);
-            }
+            let pushback = match shed.retry_after {
+                _ if shed.give_up => Some(HeaderValue::from_static("-1")),
+                Some(after) => u64::try_from((after + shed.spread).as_millis()).ok().map(HeaderValue::from),
+                None => None,
+            };
+            match pushback {
+                Some(pushback) => headers.insert(PUSHBACK, pushback),
+                None => headers.remove(PUSHBACK),
+            };
         } else {
             if shed.retry_after.is_none() {
                 headers.remove(RETRY_AFTER);
@@ -105,7 +106,6 @@ impl Respond for Overloaded {
                 *answer.body_mut() = Bytes::from_static(PROBLEM.as_bytes());
             }
         }
-        debug_assert!(grpc || answer.status() == StatusCode::SERVICE_UNAVAILABLE);
         answer
     }
 }

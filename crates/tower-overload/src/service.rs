@@ -95,10 +95,13 @@ where
             drop(slot);
             (Stage::Inner(None), Course::default())
         } else {
+            let waits = !core.max_wait().is_zero();
+            if slot.is_none() && !waits {
+                return shed(Reason::Full, request);
+            }
             let Some(course) = Course::of(&request, &ticket, || Streams::try_enter(core)) else {
                 return shed(Reason::Streams, request);
             };
-            let waits = !core.max_wait().is_zero();
             let stage = match slot {
                 // Who waits goes in order; only without a room must slots be kept.
                 Some(slot) if waits || core.may_enter(&ticket, now) => {
@@ -108,7 +111,6 @@ where
                     Stage::Inner(Some(slot.permit(&ticket, now)))
                 }
                 Some(_) => return shed(Reason::Kept, request),
-                None if !waits => return shed(Reason::Full, request),
                 None => {
                     let header = shared.deadline_header.as_ref();
                     let deadline = budget::deadline(&ticket, request.headers(), header, now);

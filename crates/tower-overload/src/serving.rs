@@ -99,7 +99,7 @@ where
         let response = match response {
             Ok(response) => response,
             Err(error) => {
-                sample(&permit, Outcome::Ignore);
+                sample(&permit, || Outcome::Ignore);
                 return Poll::Ready(Err(error));
             }
         };
@@ -107,7 +107,7 @@ where
         let upgraded =
             status == StatusCode::SWITCHING_PROTOCOLS || me.course.connect && status.is_success();
         if upgraded {
-            sample(&permit, Outcome::Ignore);
+            sample(&permit, || Outcome::Ignore);
             if let Some(upgrade) = me.course.upgrade.take() {
                 permit.become_stream(upgrade.place);
                 if let Some(connection) = upgrade.connection {
@@ -116,7 +116,7 @@ where
                 }
             }
         } else {
-            sample(&permit, Outcome::of(status, response.headers()));
+            sample(&permit, || Outcome::of(status, response.headers()));
             me.course.upgrade = None;
             if me.course.stream || is_event_stream(&response) {
                 if let Some(place) = permit.stream_place() {
@@ -135,14 +135,14 @@ fn is_event_stream<B>(response: &Response<B>) -> bool {
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
-fn sample(permit: &Permit, outcome: Outcome) {
+fn sample(permit: &Permit, outcome: impl FnOnce() -> Outcome) {
     permit.sample(|in_flight| {
         let now = Instant::now();
         Sample {
             now,
             latency: now.duration_since(permit.began()),
             in_flight,
-            outcome,
+            outcome: outcome(),
             class: permit.class(),
         }
     });

@@ -1,6 +1,6 @@
 //! Which class, and whose requests, hold how many slots; and who may take one of the last.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::{Criticality, Ticket, class::Key};
 
@@ -14,6 +14,8 @@ pub(crate) struct Shares {
     kept: [Headroom; 4],
     /// What keys with few requests keep free of those with many.
     kept_for_keys: Headroom,
+    /// Whether any of these were ever needed.
+    keeps: AtomicBool,
     keys: Keys,
 }
 
@@ -24,6 +26,7 @@ impl Shares {
             in_flight: Default::default(),
             kept: Default::default(),
             kept_for_keys: Headroom::default(),
+            keeps: AtomicBool::new(false),
             keys: Keys::new(),
         }
     }
@@ -69,6 +72,11 @@ impl Shares {
         }
     }
 
+    /// Whether slots were ever kept for somebody.
+    pub(crate) fn keeps(&self) -> bool {
+        self.keeps.load(Ordering::Relaxed)
+    }
+
     /// Whether a request may have the slot it took, of which `free` are left: or those are kept for others.
     pub(crate) fn may_enter(&self, ticket: &Ticket, free: usize, limit: usize, second: u32) -> bool {
         let higher = ticket.class.higher();
@@ -85,9 +93,11 @@ impl Shares {
         let above = |class| self.in_flight(class) > self.guaranteed(class, limit);
         if ticket.class.lower().any(above) {
             self.kept[ticket.class.index()].raise(second, limit);
+            self.keeps.store(true, Ordering::Relaxed);
         }
         if ticket.key.is_some() && !self.is_above_fair(ticket, limit) {
             self.kept_for_keys.raise(second, limit);
+            self.keeps.store(true, Ordering::Relaxed);
         }
     }
 

@@ -59,18 +59,17 @@ impl<B: Body> Shedding<B> {
             }
         }
         let http1 = request.version() < Version::HTTP_2;
-        let expects = request.headers().contains_key(EXPECT); // the client waits with its body
-        let body = request.into_body();
         let mut me = Self {
             answer: Some(answer),
             rest: None,
             connection,
             looked: 0,
         };
-        if http1 && !body.is_end_stream() {
-            let small = body.size_hint().upper().is_some_and(|size| size <= SMALL);
-            if small && !expects {
-                me.rest = Some(body);
+        if http1 && !request.body().is_end_stream() {
+            let size = request.body().size_hint().upper();
+            let expects = request.headers().contains_key(EXPECT); // the client waits with its body
+            if size.is_some_and(|size| size <= SMALL) && !expects {
+                me.rest = Some(request.into_body());
             } else {
                 close(&mut me.answer, me.connection.as_ref());
             }

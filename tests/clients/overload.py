@@ -253,7 +253,7 @@ def ugly_aborts_leave_every_slot_free(stack):
             else:
                 until("a request is left", lambda: in_flight(server) == 0)
                 answers = all_at_once([used(server, speakers(stack)[0]) for _ in range(20)], b"/sleep/300")
-                assert [took < 0.6 for _, took in answers].count(True) == 10, answers
+                assert [took < 0.45 for _, took in answers].count(True) == 10, answers
     at_once(lambda way: aborts(*way), [(tls, max_wait) for tls in (False, True) for max_wait in ("0", "2s")])
 
 
@@ -353,7 +353,7 @@ def who_waits_is_served_in_time(stack):
             refused = [took for head, took in answers if is_refusal(head)]
             took = sorted(took for head, took in answers if head[":status"] == "200")
             assert len(took) == 10 and len(refused) == times - 10, answers
-            assert 0.495 <= took[0] <= took[4] < 0.95 and 0.995 <= took[5] <= took[9] < 1.5, took
+            assert 0.495 <= took[0] <= took[4] < 0.9 < took[5] <= took[9] < 1.5, took
             assert times == 10 or statistics.median(refused) < 0.1 and max(refused) < 0.45, refused
             assert shed(server) == ({"full": 10} if times == 20 else {}), shed(server)
     at_once(wait, [(Client, tls, n) for Client in speakers(stack) for tls in (False, True) for n in (10, 20)])

@@ -393,7 +393,7 @@ impl ConnectionHandle {
     /// that a client that is still sending can read the answer. Closed at once, the kernel would reset the connection
     /// (RFC 9112, section 9.6).
     ///
-    /// For whoever answers a request without reading its body; it is bounded by 64 MiB, too. The answer must say
+    /// For whoever answers a request without reading its body; it is bounded by 16 MiB, too. The answer must say
     /// `Connection: close`, as this does not.
     ///
     /// ```

@@ -51,7 +51,9 @@ pub struct Obey {
 
 /// How long, and how much of, a client is read that may not have read its answer yet.
 const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 64 << 20;
+const LINGER_BYTES: usize = 16 << 20;
+/// How much of that in one turn.
+const LINGER_TURN: usize = 64 << 10;
 
 /// How long an HTTP/2 connection that closes is kept for what crosses with its GOAWAY. Where a driver has hyper
 /// shut it down, that waits for the answer to a PING and ends sooner; but a client that does not answer would be
@@ -306,9 +308,17 @@ impl Obey {
         io: &mut Io,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.patience.at().is_none_or(|at| at <= Instant::now()) {
+            return Poll::Ready(Ok(())); // also if there is always something to read
+        }
         let read = self.lingered.get_or_insert(0);
+        let turn = *read + LINGER_TURN;
         while *read < LINGER_BYTES {
-            let mut scratch = [MaybeUninit::uninit(); 8192];
+            if *read >= turn {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let mut scratch = [MaybeUninit::uninit(); 16 << 10];
             let mut buf = ReadBuf::uninit(&mut scratch);
             match Pin::new(&mut *io).poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => *read += buf.filled().len(),

@@ -57,9 +57,9 @@ const LOOK: usize = 64;
 
 impl Admission for AdaptiveLifo {
     fn next(&mut self, room: &WaitingRoom) -> Option<WaiterId> {
-        let somebody = |class: &Criticality| room.of(*class).next().is_some();
+        let somebody = |class: &Criticality| room.waiting(*class) > 0;
         let mut classes = Criticality::ALL.into_iter().filter(somebody);
-        let below = classes.clone().find(|&class| room.is_below_share(class));
+        let below = classes.clone().find(|&class| room.owed(class) > 0);
         let class = below.or_else(|| classes.next())?;
         let line = room.of(class);
         if room.is_standing(class) {
@@ -70,28 +70,27 @@ impl Admission for AdaptiveLifo {
     }
 
     fn displace(&mut self, newcomer: &Ticket, room: &WaitingRoom) -> Option<WaiterId> {
-        let somebody = |class: &Criticality| room.of(*class).next().is_some();
-        let lowest = Criticality::ALL.into_iter().rev().find(somebody)?;
-        if lowest > newcomer.class {
-            return None;
+        let class = newcomer.class;
+        let owed = room.waiting(class) < room.owed(class);
+        // Who waits for what its class is owed is not displaced by another class.
+        let other = |other: &Criticality| {
+            (*other < class || owed && *other != class) && room.waiting(*other) > room.owed(*other)
+        };
+        if let Some(other) = Criticality::ALL.into_iter().rev().find(other) {
+            let mut line = room.of(other);
+            let waiter = if room.is_standing(other) { line.next() } else { line.next_back() };
+            return waiter.map(|waiter| waiter.id);
         }
-        let standing = room.is_standing(lowest);
-        let (mut line, lower) = (room.of(lowest), lowest < newcomer.class);
-        if newcomer.key.is_some() && !lower {
+        if newcomer.key.is_some() {
             let fair = room.requests_of_key(newcomer) + 1;
-            let most = line.rev().take(LOOK);
-            let most = most.max_by_key(|waiter| room.requests_of_key(waiter.ticket))?;
+            let last = room.of(class).rev().take(LOOK);
+            let most = last.max_by_key(|waiter| room.requests_of_key(waiter.ticket))?;
             if room.requests_of_key(most.ticket) > fair {
                 return Some(most.id);
             }
-            line = room.of(lowest);
         }
-        let waiter = match (standing, lower) {
-            (true, _) => line.next(),
-            (false, true) => line.next_back(),
-            (false, false) => None,
-        };
-        waiter.map(|waiter| waiter.id)
+        let first = room.is_standing(class).then(|| room.of(class).next())?;
+        first.map(|waiter| waiter.id)
     }
 }
 

@@ -5,41 +5,54 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How many refused clients were told to come back in which second.
 ///
 /// Clients that are told the same second come together, and would be refused together. So a second takes only as many as
-/// a part of what the server does in one, and the next client is told the next second with room.
+/// a part of what the server does in one, and the next client is told the next second with room: of the next minute by
+/// chance about the first one, after that in order.
 #[derive(Debug)]
 pub(crate) struct Calendar {
     /// For each of the next seconds: which, and how many were told to come then.
     seconds: [AtomicU64; LENGTH],
-    /// The second in which nothing was left.
+    /// The same of the last second that was told beyond these.
+    last: AtomicU64,
+    /// In which second, and from which on, none of the next was left.
     full: AtomicU64,
-    /// Since when that was so in each second.
-    full_since: AtomicU64,
 }
 
-/// How far ahead it promises.
+/// How far ahead each second has an entry.
 pub(crate) const SECONDS: u64 = LENGTH as u64;
 const LENGTH: usize = 64;
 
-/// A second takes a tenth of what the server can do in it: the retry budget of Google's SRE book.
+/// A second takes a tenth of what the server can do in it: the retry budget of Google's SRE book. Further ahead, half:
+/// who was told to wait for so long often does not come.
 const PART: f64 = 0.1;
+const PART_LATER: f64 = 0.5;
+
+/// Nobody is told to come back after more than twice as long; and past it, better not to.
+const GIVE_UP: u64 = 600;
 
 /// What a client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Promise {
     /// To come back after so many seconds.
     pub(crate) after: u64,
-    /// Or better not at all: for ten seconds, all that could be promised was.
+    /// Or better not at all: the next ten minutes are promised to others.
     pub(crate) give_up: bool,
 }
 
-const GIVE_UP_AFTER: u64 = 10;
+impl Promise {
+    fn kept(after: u64) -> Self {
+        Self {
+            after,
+            give_up: false,
+        }
+    }
+}
 
 impl Calendar {
     pub(crate) fn new() -> Self {
         Self {
             seconds: std::array::from_fn(|_| AtomicU64::new(0)),
+            last: AtomicU64::new(0),
             full: AtomicU64::new(u64::MAX),
-            full_since: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -48,51 +61,57 @@ impl Calendar {
     /// `rate` is what is served in a second; `chance` is a number that differs each time.
     pub(crate) fn promise(&self, now: u64, earliest: u64, rate: f64, chance: u64) -> Promise {
         let earliest = earliest.max(1);
-        if earliest >= SECONDS {
-            let after = earliest.saturating_add(chance % (earliest / 2));
-            return Promise {
-                after,
-                give_up: false,
-            };
-        }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small, or saturated")]
-        let room = ((rate * PART) as u32).max(1);
-        if self.full.load(Ordering::Relaxed) != now {
-            let span = SECONDS - earliest;
+        let full = self.full.load(Ordering::Relaxed);
+        if earliest < SECONDS && (full >> 32 != now || earliest < full & u64::from(u32::MAX)) {
+            let (span, room) = (SECONDS - earliest, part(rate, PART));
             let offset = chance % (earliest / 2 + 1);
-            let seconds = (0..span).map(|n| earliest + (offset + n) % span);
-            for after in seconds {
-                if self.book(now + after, room) {
-                    return Promise {
-                        after,
-                        give_up: false,
-                    };
+            for after in (0..span).map(|n| earliest + (offset + n) % span) {
+                let entry = (now + after) % SECONDS;
+                let entry = usize::try_from(entry).map(|entry| &self.seconds[entry]);
+                if entry.is_ok_and(|entry| book(entry, now + after, room)) {
+                    return Promise::kept(after);
                 }
             }
-            // Each second has room of its own, far ahead; it is soon gone if the last one's was.
-            let last = self.full.swap(now, Ordering::Relaxed);
-            if last.saturating_add(1) < now || last > now {
-                self.full_since.store(now, Ordering::Relaxed);
+            // Nor is one left for who comes in this second and could come back no earlier.
+            self.full.store(now << 32 | earliest, Ordering::Relaxed);
+        }
+        let first = now + earliest.max(SECONDS);
+        let room = part(rate, PART_LATER);
+        loop {
+            let last = self.last.load(Ordering::Relaxed);
+            let second = (last >> 32).max(first);
+            if second >= now + GIVE_UP {
+                let give_up = earliest < GIVE_UP;
+                let after = earliest.max(GIVE_UP) + chance % GIVE_UP;
+                return Promise { after, give_up };
             }
-        }
-        let since = self.full_since.load(Ordering::Relaxed);
-        Promise {
-            after: SECONDS + chance % SECONDS,
-            give_up: now.saturating_sub(since) >= GIVE_UP_AFTER,
+            if book(&self.last, second, room) {
+                return Promise::kept(second - now);
+            }
+            // The second is full: the next one.
+            let next = (second + 1) << 32;
+            let _ = self
+                .last
+                .compare_exchange(last, next, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
+}
 
-    fn book(&self, second: u64, room: u32) -> bool {
-        let entry = &self.seconds[(second % SECONDS) as usize];
-        let book = |word: u64| {
-            let (of, booked) = (word >> 32, word & u64::from(u32::MAX));
-            let booked = if of == second { booked } else { 0 };
-            (booked < u64::from(room)).then_some(second << 32 | (booked + 1))
-        };
-        entry
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, book)
-            .is_ok()
-    }
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+fn part(rate: f64, part: f64) -> u32 {
+    ((rate * part) as u32).max(1)
+}
+
+/// Books one more of `second`, of which an entry has the second and the number, if fewer than `room` were.
+fn book(entry: &AtomicU64, second: u64, room: u32) -> bool {
+    let book = |word: u64| {
+        let (of, booked) = (word >> 32, word & u64::from(u32::MAX));
+        let booked = if of == second { booked } else { 0 };
+        (of <= second && booked < u64::from(room)).then_some(second << 32 | (booked + 1))
+    };
+    entry
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, book)
+        .is_ok()
 }
 
 #[cfg(all(test, not(tower_loom)))]
@@ -134,25 +153,37 @@ mod tests {
     }
 
     #[test]
-    fn a_full_calendar_spreads_over_the_minute_after_and_says_in_time_to_give_up() {
+    fn past_the_minute_the_flow_is_bounded_too() {
         let calendar = Calendar::new();
-        told(&calendar, 0, 1, 10.0, 63);
-        let promise = calendar.promise(0, 1, 10.0, 77);
-        assert_eq!((promise.after, promise.give_up), (64 + 13, false));
-        for second in 1..10 {
-            told(&calendar, second, 1, 10.0, 64);
-            assert!(!calendar.promise(second, 1, 10.0, 0).give_up);
+        let told = told(&calendar, 9, 1, 40.0, 63 * 4 + 100 * 20);
+        for second in SECONDS..SECONDS + 100 {
+            let n = told.iter().filter(|after| **after == second).count();
+            assert_eq!(n, 20, "{second}");
         }
-        told(&calendar, 10, 1, 10.0, 1);
-        assert!(calendar.promise(10, 1, 10.0, 0).give_up);
-        // A second with room to spare ends it.
-        assert!(!calendar.promise(30, 1, 10.0, 0).give_up);
     }
 
     #[test]
-    fn a_wait_beyond_the_calendar_is_spread_too() {
-        let told = told(&Calendar::new(), 0, 100, 1.0, 200);
-        assert!(told.iter().all(|after| (100..150).contains(after)));
+    fn who_finds_ten_minutes_full_should_give_up() {
+        let calendar = Calendar::new();
+        let all = 63 + (600 - 64) * 5;
+        assert!(told(&calendar, 3, 1, 10.0, all).iter().all(|after| *after < 600));
+        let promise = calendar.promise(3, 1, 10.0, 77);
+        assert_eq!((promise.after, promise.give_up), (677, true));
+        assert_eq!(calendar.promise(4, 1, 10.0, 0).after, 63, "each second has room of its own");
+    }
+
+    #[test]
+    fn who_can_only_come_late_takes_nothing_from_who_can_come_soon() {
+        let calendar = Calendar::new();
+        told(&calendar, 5, 60, 10.0, 1_000);
+        assert_eq!(calendar.promise(5, 1, 10.0, 0).after, 1);
+    }
+
+    #[test]
+    fn a_wait_beyond_ten_minutes_is_spread_too() {
+        let told = told(&Calendar::new(), 0, 1_000, 1.0, 200);
+        assert!(told.iter().all(|after| (1_000..1_600).contains(after)));
         assert!(told.iter().max() > told.iter().min());
+        assert!(!Calendar::new().promise(0, 1_000, 1.0, 0).give_up);
     }
 }

@@ -90,7 +90,8 @@ impl Ticket {
         }
     }
 
-    /// A request that is served whatever the load, and counts nowhere: a health check, the metrics.
+    /// A request that is served whatever the load, and counts nowhere: a health check, the metrics. The service inside
+    /// must be ready for it, or become so within [`max_wait`](crate::InFlightLimitLayer::max_wait).
     ///
     /// Decide by the path, or by what your listener or your authentication says. Not by a header that anybody can send:
     /// that is a way around the limit.

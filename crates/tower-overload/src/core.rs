@@ -23,8 +23,11 @@ use crate::{
     slots::{Counts, MOST, Offer, Slots},
 };
 
-/// After so many times as long as a slot is held, what was full tells little of what is.
+/// After so many times as long as a request takes, what was full tells little of what is.
 const FORGOTTEN: u32 = 4;
+
+/// After so many seconds in which all were refused, a class is starved, and not unlucky.
+const STARVED: u64 = 10;
 
 /// The state of a layer: it belongs to its constructor, as axum calls `layer` for each connection and each route.
 #[derive(Debug)]
@@ -41,12 +44,11 @@ pub(crate) struct Core {
     max_wait: AtomicU64,
     /// Zero is as many as may be in flight.
     max_waiting: AtomicUsize,
-    /// How long a slot is held, on average, in nanoseconds; 0 is not known yet.
-    held: AtomicU64,
-    /// In which second, and one, a request of a class was last admitted.
-    admitted: [AtomicU32; 4],
-    /// In which second, and one, a request was last shed.
-    last_shed: AtomicU32,
+    /// How long a slot is held, and how long it takes to the head of a response.
+    held: Average,
+    served: Average,
+    /// Since which second, and one, a class is refused and nothing else.
+    starved: [AtomicU32; 4],
     chance: AtomicU64,
 }
 
@@ -66,9 +68,9 @@ impl Core {
             made: Instant::now(),
             max_wait: AtomicU64::new(0),
             max_waiting: AtomicUsize::new(0),
-            held: AtomicU64::new(0),
-            admitted: Default::default(),
-            last_shed: AtomicU32::new(0),
+            held: Average::default(),
+            served: Average::default(),
+            starved: Default::default(),
             chance: AtomicU64::new(seed()),
         }
     }
@@ -125,6 +127,11 @@ impl Core {
         self.slots.try_take().then(|| Slot::new(self.clone()))
     }
 
+    /// A slot that is counted and was not asked for.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
+        self.slots.take().then(|| Slot::new(self.clone()))
+    }
+
     /// Whether a request may keep the slot that it took before anything was known of it.
     pub(crate) fn may_enter(&self, ticket: &Ticket, now: Instant) -> bool {
         if !self.shares.keeps() {
@@ -140,14 +147,10 @@ impl Core {
         may
     }
 
-    pub(crate) fn note_admitted(&self, class: Criticality, now: Instant) {
-        if self.last_shed.load(Ordering::Relaxed) == 0 {
-            return; // nobody is starved who never was refused
-        }
-        let second = self.second(now) + 1;
-        let last = &self.admitted[class.index()];
-        if last.load(Ordering::Relaxed) != second {
-            last.store(second, Ordering::Relaxed);
+    pub(crate) fn note_admitted(&self, class: Criticality) {
+        let starved = &self.starved[class.index()];
+        if starved.load(Ordering::Relaxed) != 0 {
+            starved.store(0, Ordering::Relaxed);
         }
     }
 
@@ -164,13 +167,13 @@ impl Core {
         }
         let mut until = now + max_wait;
         if let Some(deadline) = deadline {
-            let held = self.held().unwrap_or_default();
-            if now + self.wait_of(self.counts()) + held > deadline {
+            let served = self.served.get().unwrap_or_default();
+            if now + self.wait_of(self.counts()) + served > deadline {
                 return Err(Reason::TooLate);
             }
-            until = until.min(deadline.checked_sub(held).unwrap_or(now));
+            until = until.min(deadline.checked_sub(served).unwrap_or(now));
         }
-        self.pressure.press(self.millisecond(now));
+        self.press(now);
         let max = match self.max_waiting.load(Ordering::Relaxed) {
             0 => self.counts().limit,
             max => max,
@@ -190,16 +193,14 @@ impl Core {
 
     // ## Out
 
+    /// A request got its response head after so long.
+    pub(crate) fn note_served(&self, took: Duration) {
+        self.served.note(took);
+    }
+
+    /// A response ended that had its slot for so long.
     pub(crate) fn note_held(&self, held: Duration) {
-        let held = u64::try_from(held.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let before = self.held.load(Ordering::Relaxed);
-        // Of two at once, one counts.
-        let average = if before == 0 {
-            held
-        } else {
-            before - before / 16 + held / 16
-        };
-        self.held.store(average.max(1), Ordering::Relaxed);
+        self.held.note(held);
     }
 
     pub(crate) fn give_back(&self) {
@@ -207,6 +208,11 @@ impl Core {
         if self.pressure.is_pressing() {
             self.ease();
         }
+    }
+
+    fn press(&self, now: Instant) {
+        self.pressure.press(self.millisecond(now));
+        self.ease(); // the last slot may have come back meanwhile
     }
 
     fn ease(&self) {
@@ -220,6 +226,13 @@ impl Core {
     pub(crate) fn sample(&self, sample: impl FnOnce(usize) -> Sample) {
         if let Some(law) = self.law.get() {
             law.on_sample(&sample(self.counts().in_flight));
+        }
+        self.ask_law();
+    }
+
+    /// Also when a request is refused: with a limit of zero there are no responses.
+    fn ask_law(&self) {
+        if let Some(law) = self.law.get() {
             self.slots.resize(law.limit());
         }
     }
@@ -228,10 +241,7 @@ impl Core {
 
     /// How long a slot is held, on average.
     pub(crate) fn held(&self) -> Option<Duration> {
-        match self.held.load(Ordering::Relaxed) {
-            0 => None,
-            held => Some(Duration::from_nanos(held)),
-        }
+        self.held.get()
     }
 
     /// How many slots become free in a second while all are taken (Little's law).
@@ -248,9 +258,11 @@ impl Core {
         if !counts.is_full() && counts.waiting == 0 {
             return Duration::ZERO;
         }
-        let rate = self.rate(counts).unwrap_or_default();
+        let Some(rate) = self.rate(counts) else {
+            return Duration::ZERO;
+        };
         let seconds = (counts.waiting + 1) as f64 / rate;
-        Duration::try_from_secs_f64(seconds).map_or(Duration::ZERO, |wait| wait.min(FOREVER))
+        Duration::try_from_secs_f64(seconds).map_or(FOREVER, |wait| wait.min(FOREVER))
     }
 
     pub(crate) fn pressure(&self) -> Pressure {
@@ -262,21 +274,18 @@ impl Core {
         }
     }
 
-    /// Whether a request was shed in the last ten seconds or so.
-    pub(crate) fn sheds(&self, now: Instant) -> bool {
-        let last = self.last_shed.load(Ordering::Relaxed);
-        // In peace, the time is not worked out.
-        last != 0 && self.second(now) < last.saturating_add(10)
-    }
-
     /// Counts a request that is shed, and says when to come back.
     pub(crate) fn shed(&self, reason: Reason, ticket: &Ticket, now: Instant) -> Shed {
         let counts = self.counts();
         let second = self.second(now);
         self.shed.count(reason, ticket.class);
-        self.last_shed.store(second + 1, Ordering::Relaxed);
+        self.ask_law();
+        let starved = &self.starved[ticket.class.index()];
+        if starved.load(Ordering::Relaxed) == 0 {
+            starved.store(second + 1, Ordering::Relaxed);
+        }
         if matches!(reason, Reason::Full | Reason::Waited | Reason::Displaced) {
-            self.pressure.press(self.millisecond(now));
+            self.press(now);
             self.shares.note_refused(ticket, counts.limit, second);
         }
         let chance = self.roll();
@@ -299,12 +308,12 @@ impl Core {
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         let unknown = counts.limit.min(1_000) as f64;
         let rate = self.rate(counts).unwrap_or(unknown);
-        let held = self.held().unwrap_or_default();
-        let mut earliest = whole_seconds(self.wait_of(counts) + FORGOTTEN * held);
+        let served = self.served.get().unwrap_or_default();
+        let mut earliest = whole_seconds(self.wait_of(counts) + FORGOTTEN * served);
         // A class that is starved is told twice as long as it has been so, up to a minute.
-        let admitted = self.admitted[class.index()].load(Ordering::Relaxed);
-        let starved = u64::from((second + 1).saturating_sub(admitted));
-        if class < Criticality::CriticalPlus && admitted != 0 && starved >= 10 {
+        let since = self.starved[class.index()].load(Ordering::Relaxed);
+        let starved = u64::from((second + 1).saturating_sub(since));
+        if class < Criticality::CriticalPlus && since != 0 && starved >= STARVED {
             earliest = earliest.max((2 * starved).min(60));
         }
         self.calendar
@@ -326,6 +335,31 @@ impl Core {
 
     fn millisecond(&self, now: Instant) -> u64 {
         u64::try_from(now.duration_since(self.made).as_millis()).unwrap_or(u64::MAX - 1)
+    }
+}
+
+/// A moving average of times, over about sixteen; nanoseconds, and 0 before the first.
+#[derive(Debug, Default)]
+struct Average(AtomicU64);
+
+impl Average {
+    fn get(&self) -> Option<Duration> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            nanoseconds => Some(Duration::from_nanos(nanoseconds)),
+        }
+    }
+
+    /// One that took very long counts for eight times the average: a single client that reads slowly tells little.
+    fn note(&self, time: Duration) {
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let before = self.0.load(Ordering::Relaxed);
+        // Of two at once, one counts.
+        let average = match before {
+            0 => time,
+            _ => before - before / 16 + time.min(before.saturating_mul(8)) / 16,
+        };
+        self.0.store(average.max(1), Ordering::Relaxed);
     }
 }
 

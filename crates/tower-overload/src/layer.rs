@@ -125,8 +125,8 @@ impl InFlightLimitLayer {
     /// How many responses may go on for ever at once: upgrades (WebSockets) and streams. Default, and zero: any number.
     ///
     /// From its response head on, such a request holds no slot but counts here. Streams are responses of type
-    /// `text/event-stream`, and those whose [ticket](Ticket::stream) says so. An upgrade past the number is refused
-    /// before it is handled; a stream past it holds its slot, as any response does.
+    /// `text/event-stream`, and those whose [ticket](Ticket::stream) says so. In the place of an upgrade past the number
+    /// the client reads a plain `503`; a stream past it holds its slot, as any response does.
     ///
     /// A WebSocket over HTTP/1.1 counts until its socket is closed if the connection came through an acceptor
     /// ([`ConnectionHandle`](tower_connection::ConnectionHandle)), and otherwise until it is upgraded; one over HTTP/2
@@ -148,7 +148,9 @@ impl InFlightLimitLayer {
     /// Which part of the slots `class` keeps when there are not enough, however many more critical requests there are.
     /// Default is none for each: who is more critical goes first.
     ///
-    /// While there are free slots, a share binds nobody: a class may have more, and what it does not use is there for all.
+    /// While nobody is refused, a share binds nobody: a class may have more, and what it does not use is there for all.
+    /// Classes and shares work best with some [`max_wait`](Self::max_wait): who is more critical then goes first, and no
+    /// slot is idle meanwhile. Without one, some must be kept free for who might come.
     ///
     /// # Panics
     ///
@@ -156,10 +158,10 @@ impl InFlightLimitLayer {
     #[must_use]
     pub fn share(self, class: Criticality, share: f64) -> Self {
         assert!((0.0..=1.0).contains(&share), "a share is between 0 and 1");
-        let shares = self.shared.core.shares();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "up to 1,000")]
-        shares.guarantee(class, (share * 1000.0).round() as u32);
-        assert!(shares.all_guaranteed() <= 1000, "all shares together are at most 1");
+        let thousandths = (share * 1000.0).round() as u32;
+        let possible = self.shared.core.shares().guarantee(class, thousandths);
+        assert!(possible, "all shares together are at most 1");
         self
     }
 

@@ -17,9 +17,8 @@ use crate::{
     Classify, Overload, OverloadBody, Reason, Respond,
     core::Core,
     layer::Shared,
-    permit::Slot,
     serving::{Course, Serving},
-    service::poll_unbudgeted,
+    service::{note_served, poll_unbudgeted},
     shedding::Shedding,
     slots::MOST,
 };
@@ -148,11 +147,12 @@ where
             let shedding = Shedding::new(&self.shared, &ticket, Reason::NotReady, request, now);
             State::Shedding { shedding }
         } else {
-            let core = &self.shared.core;
-            let course = Course::of(&request, &ticket, || crate::permit::Streams::try_enter(core));
-            let permit = core.try_take().map(|slot: Slot| slot.permit(&ticket, now));
+            let slot = self.shared.core.take();
+            let permit = slot.map(|slot| slot.permit(&ticket, now));
+            let course = Course::of(&request, &ticket);
+            note_served(&request);
             let inner = self.inner.call(request);
-            let serving = Serving::new(inner, permit, course.unwrap_or_default());
+            let serving = Serving::new(inner, permit, course);
             State::Serving { serving }
         };
         LoadShedFuture { state }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::time::Instant;
 
-use crate::{Criticality, Sample, Ticket, class::Key, core::Core};
+use crate::{Criticality, Outcome, Sample, Ticket, class::Key, core::Core};
 
 /// A slot, of a request that nothing is known of yet.
 #[derive(Debug)]
@@ -29,12 +29,13 @@ impl Slot {
 
     /// As [`permit`](Self::permit), for a request that was counted when it got it.
     pub(crate) fn granted(self, ticket: &Ticket, now: Instant) -> Permit {
-        self.core.note_admitted(ticket.class, now);
+        self.core.note_admitted(ticket.class);
         Permit {
             held: Held::Slot(self),
             class: ticket.class,
             key: ticket.key,
             began: now,
+            answered: false,
         }
     }
 }
@@ -52,6 +53,8 @@ pub(crate) struct Permit {
     class: Criticality,
     key: Option<Key>,
     began: Instant,
+    /// There was a response: a client that left before says nothing of how long one takes.
+    answered: bool,
 }
 
 #[derive(Debug)]
@@ -61,40 +64,56 @@ enum Held {
 }
 
 impl Permit {
-    pub(crate) fn class(&self) -> Criticality {
-        self.class
-    }
-
-    pub(crate) fn began(&self) -> Instant {
-        self.began
+    /// There is a response head, which says this of the load.
+    pub(crate) fn answered(&mut self, outcome: impl FnOnce() -> Outcome) {
+        self.answered = true;
+        let now = Instant::now();
+        if let Held::Slot(slot) = &self.held {
+            slot.core.note_served(now.duration_since(self.began));
+        }
+        self.sample(now, outcome);
     }
 
     /// Tells the law, if there is one.
-    pub(crate) fn sample(&self, sample: impl FnOnce(usize) -> Sample) {
+    fn sample(&self, now: Instant, outcome: impl FnOnce() -> Outcome) {
         if let Held::Slot(slot) = &self.held {
-            slot.core.sample(sample);
+            slot.core.sample(|in_flight| Sample {
+                now,
+                latency: now.duration_since(self.began),
+                in_flight,
+                outcome: outcome(),
+                class: self.class,
+            });
         }
     }
 
-    /// A place among the streams, if there is one.
-    pub(crate) fn stream_place(&self) -> Option<StreamPlace> {
+    pub(crate) fn core(&self) -> Option<&Arc<Core>> {
         match &self.held {
-            Held::Slot(slot) => Streams::try_enter(&slot.core),
+            Held::Slot(slot) => Some(&slot.core),
             Held::Stream { .. } => None,
         }
     }
 
-    /// Gives the slot back, and has `place` instead.
-    pub(crate) fn become_stream(&mut self, place: StreamPlace) {
+    /// Gives the slot back and has a place among the streams instead, if there is one.
+    pub(crate) fn become_stream(&mut self) -> bool {
+        let Some(place) = self.core().and_then(Streams::try_enter) else {
+            return false;
+        };
         self.end();
         self.held = Held::Stream { _place: place };
+        true
     }
 
     /// Before the slot is given back, as whoever gets it looks at this.
     fn end(&self) {
         if let Held::Slot(slot) = &self.held {
+            let now = Instant::now();
+            if self.answered {
+                slot.core.note_held(now.duration_since(self.began));
+            } else {
+                self.sample(now, || Outcome::Ignore);
+            }
             slot.core.shares().leave(self.class, self.key);
-            slot.core.note_held(self.began.elapsed());
         }
     }
 }

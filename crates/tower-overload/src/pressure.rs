@@ -64,24 +64,28 @@ impl Gauge {
 
     /// A request found no slot.
     pub(crate) fn press(&self, now: u64) {
-        let since = self.since.load(Ordering::Relaxed);
+        let since = self.since.load(Ordering::SeqCst);
         if since == 0 {
-            self.since.store(now + 1, Ordering::Relaxed);
+            // SeqCst, as where slots are counted and below: who presses looks at the slots afterwards, and who gives
+            // back the last one looks here. One of them sees the other, or it would press for ever on an idle server.
+            self.since.store(now + 1, Ordering::SeqCst);
         } else if now + 1 >= since + u64::try_from(HIGH.as_millis()).unwrap_or(u64::MAX) {
-            if let Some(gate) = &mut *self.gate.lock().unwrap_or_else(PoisonError::into_inner) {
+            let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+            // It may have eased since.
+            if let (Some(gate), true) = (&mut *gate, self.is_pressing()) {
                 gate.shut.get_or_insert_with(|| gate.gate.shut());
             }
         }
     }
 
     pub(crate) fn is_pressing(&self) -> bool {
-        self.since.load(Ordering::Relaxed) != 0
+        self.since.load(Ordering::SeqCst) != 0
     }
 
     /// Three quarters of the slots are enough.
     pub(crate) fn ease(&self) {
-        self.since.store(0, Ordering::Relaxed);
         let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        self.since.store(0, Ordering::SeqCst);
         let shut = gate.as_mut().and_then(|gate| gate.shut.take());
         drop(gate);
         drop(shut); // wakes acceptors

@@ -147,7 +147,7 @@ impl WaitingRoom {
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lines.iter().map(|line| line.waiting.len()).sum()
+        Criticality::ALL.map(|class| self.waiting(class)).iter().sum()
     }
 
     /// Whether nobody waits.
@@ -185,10 +185,16 @@ impl WaitingRoom {
         self.shares.in_flight(class)
     }
 
-    /// Whether `class` holds fewer slots than its [share](crate::InFlightLimitLayer::share) guarantees.
+    /// How many of `class` wait.
     #[must_use]
-    pub fn is_below_share(&self, class: Criticality) -> bool {
-        self.shares.in_flight(class) < self.shares.guaranteed(class, self.limit)
+    pub fn waiting(&self, class: Criticality) -> usize {
+        self.lines[class.index()].waiting.len()
+    }
+
+    /// How many slots `class` lacks of those that its [share](crate::InFlightLimitLayer::share) guarantees.
+    #[must_use]
+    pub fn owed(&self, class: Criticality) -> usize {
+        self.shares.owed(class, self.limit)
     }
 
     /// How many requests of `ticket`'s key are in the house: in flight or waiting. Zero without a key.

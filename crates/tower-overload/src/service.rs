@@ -17,7 +17,7 @@ use crate::{
     budget,
     core::{Wait, Waits},
     layer::Shared,
-    permit::{Permit, Slot, Streams},
+    permit::{Permit, Slot},
     serving::{Course, Serving},
     shedding::Shedding,
 };
@@ -91,56 +91,48 @@ where
         let shed = |reason, request| {
             InFlightLimitFuture::shed(Shedding::new(shared, &ticket, reason, request, now))
         };
-        let (stage, course) = if ticket.exempt {
+        let max_wait = core.max_wait();
+        let mut until = now + max_wait;
+        let stage = if ticket.exempt {
             drop(slot);
-            (Stage::Inner(None), Course::default())
-        } else {
-            let waits = !core.max_wait().is_zero();
-            if slot.is_none() && !waits {
-                return shed(Reason::Full, request);
-            }
-            let Some(course) = Course::of(&request, &ticket, || Streams::try_enter(core)) else {
-                return shed(Reason::Streams, request);
-            };
-            let stage = match slot {
-                // Who waits goes in order; only without a room must slots be kept.
-                Some(slot) if waits || core.may_enter(&ticket, now) => {
-                    if !ready && !waits {
-                        return shed(Reason::NotReady, request);
-                    }
+            Stage::Inner(None)
+        } else if max_wait.is_zero() {
+            match slot {
+                Some(slot) if core.may_enter(&ticket, now) && ready => {
                     Stage::Inner(Some(slot.permit(&ticket, now)))
                 }
+                Some(_) if !ready => return shed(Reason::NotReady, request),
                 Some(_) => return shed(Reason::Kept, request),
-                None => {
-                    let header = shared.deadline_header.as_ref();
-                    let deadline = budget::deadline(&ticket, request.headers(), header, now);
-                    match core.wait(&ticket, deadline, now) {
-                        Ok(Wait::Over(permit)) => Stage::Inner(Some(permit)),
-                        Ok(Wait::Waits(waits)) => Stage::Slot(waits),
-                        Err(reason) => return shed(reason, request),
-                    }
-                }
-            };
-            if core.sheds(now) {
-                if let Some(connection) = request.extensions().get::<ConnectionHandle>() {
-                    connection.note_served();
-                }
+                None => return shed(Reason::Full, request),
             }
-            (stage, course)
+        } else {
+            let header = shared.deadline_header.as_ref();
+            let deadline = budget::deadline(&ticket, request.headers(), header, now);
+            until = deadline.map_or(until, |deadline| until.min(deadline));
+            match slot {
+                // Who waits goes in order: only without a room must slots be kept.
+                Some(slot) => Stage::Inner(Some(slot.permit(&ticket, now))),
+                None => match core.wait(&ticket, deadline, now) {
+                    Ok(Wait::Over(permit)) => Stage::Inner(Some(permit)),
+                    Ok(Wait::Waits(waits)) => {
+                        until = waits.until();
+                        Stage::Slot(waits)
+                    }
+                    Err(reason) => return shed(reason, request),
+                },
+            }
         };
-        if let (Stage::Inner(_), true) = (&stage, ready) {
-            let Stage::Inner(permit) = stage else {
-                unreachable!("it was just looked at")
-            };
-            let inner = self.inner.call(request);
-            return InFlightLimitFuture::serve(Serving::new(inner, permit, course));
-        }
+        let course = Course::of(&request, &ticket);
+        let stage = match stage {
+            Stage::Inner(permit) if ready => {
+                note_served(&request);
+                let inner = self.inner.call(request);
+                return InFlightLimitFuture::serve(Serving::new(inner, permit, course));
+            }
+            stage => stage,
+        };
         let mut deadline = Deadline::default();
-        match &stage {
-            Stage::Slot(waits) => deadline.set(waits.until()),
-            Stage::Inner(Some(_)) => deadline.set(now + core.max_wait()),
-            Stage::Inner(None) => {} // nothing is too late for a health check
-        }
+        deadline.set(until);
         let clone = self.inner.clone();
         InFlightLimitFuture::wait(Waiting {
             service: std::mem::replace(&mut self.inner, clone),
@@ -151,6 +143,13 @@ where
             course,
             deadline,
         })
+    }
+}
+
+/// The connection is one on which something is served.
+pub(crate) fn note_served<B>(request: &Request<B>) {
+    if let Some(connection) = request.extensions().get::<ConnectionHandle>() {
+        connection.note_served();
     }
 }
 
@@ -277,9 +276,10 @@ impl<S, B> Waiting<S, B> {
             }
             Stage::Inner(permit) => permit,
         };
-        match self.service.poll_ready(cx) {
+        match poll_unbudgeted(cx, |cx| self.service.poll_ready(cx)) {
             Poll::Ready(Ok(())) => {
                 let request = self.request.take().expect("it waits");
+                note_served(&request);
                 let inner = self.service.call(request);
                 let course = std::mem::take(&mut self.course);
                 let serving = Serving::new(inner, permit, course);

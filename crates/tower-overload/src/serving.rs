@@ -11,12 +11,9 @@ use http::{
     header::{CONTENT_TYPE, UPGRADE},
 };
 use tokio::time::Instant;
-use tower_connection::ConnectionHandle;
+use tower_connection::{ConnectionHandle, Rejection};
 
-use crate::{
-    Outcome, OverloadBody, Sample, Ticket,
-    permit::{Permit, StreamPlace},
-};
+use crate::{Criticality, Outcome, OverloadBody, Reason, Ticket, permit::Permit};
 
 pin_project_lite::pin_project! {
     /// Holds the permit until there is a body to hold it.
@@ -34,41 +31,23 @@ pin_project_lite::pin_project! {
 pub(crate) struct Course {
     stream: bool,
     connect: bool,
-    upgrade: Option<Upgrade>,
-}
-
-/// A request that asked for an upgrade has a place among the streams until it is known whether it needs it.
-#[derive(Debug)]
-struct Upgrade {
-    place: StreamPlace,
-    /// Whose socket it will be.
+    class: Criticality,
+    /// Whose socket it will be if it is upgraded.
     connection: Option<ConnectionHandle>,
 }
 
 impl Course {
-    /// `None` if it asks for an upgrade and there is no place for one.
-    pub(crate) fn of<B>(
-        request: &Request<B>,
-        ticket: &Ticket,
-        enter: impl FnOnce() -> Option<StreamPlace>,
-    ) -> Option<Self> {
-        let connect = request.method() == Method::CONNECT;
+    pub(crate) fn of<B>(request: &Request<B>, ticket: &Ticket) -> Self {
         let http1 = request.version() < Version::HTTP_2;
-        let upgrade = if connect || http1 && request.headers().contains_key(UPGRADE) {
-            // HTTP/2's own end with a stream, of which nobody here is told.
-            let connection = request.extensions().get().filter(|_| http1).cloned();
-            Some(Upgrade {
-                place: enter()?,
-                connection,
-            })
-        } else {
-            None
-        };
-        Some(Self {
+        let connect = request.method() == Method::CONNECT;
+        // HTTP/2's tunnels end with a stream, of which nobody here is told.
+        let upgrades = http1 && (connect || request.headers().contains_key(UPGRADE));
+        Self {
             stream: ticket.stream,
             connect,
-            upgrade,
-        })
+            class: ticket.class,
+            connection: (upgrades.then(|| request.extensions().get().cloned())).flatten(),
+        }
     }
 }
 
@@ -90,38 +69,25 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let me = self.project();
-        let response = ready!(me.inner.poll(cx));
+        let response = ready!(me.inner.poll(cx))?;
         let Some(mut permit) = me.permit.take() else {
-            return Poll::Ready(response.map(|response| {
-                response.map(|body| OverloadBody::served(body, None))
-            }));
-        };
-        let response = match response {
-            Ok(response) => response,
-            Err(error) => {
-                sample(&permit, || Outcome::Ignore);
-                return Poll::Ready(Err(error));
-            }
+            return Poll::Ready(Ok(response.map(|body| OverloadBody::served(body, None))));
         };
         let status = response.status();
-        let upgraded =
-            status == StatusCode::SWITCHING_PROTOCOLS || me.course.connect && status.is_success();
-        if upgraded {
-            sample(&permit, || Outcome::Ignore);
-            if let Some(upgrade) = me.course.upgrade.take() {
-                permit.become_stream(upgrade.place);
-                if let Some(connection) = upgrade.connection {
-                    connection.hold(permit);
-                    return Poll::Ready(Ok(response.map(|body| OverloadBody::served(body, None))));
-                }
+        let connect = me.course.connect && status.is_success();
+        if connect || status == StatusCode::SWITCHING_PROTOCOLS {
+            permit.answered(|| Outcome::Ignore);
+            if !permit.become_stream() {
+                return Poll::Ready(Ok(refused(&permit, me.course)));
+            }
+            if let Some(connection) = me.course.connection.take() {
+                connection.hold(permit);
+                return Poll::Ready(Ok(response.map(|body| OverloadBody::served(body, None))));
             }
         } else {
-            sample(&permit, || Outcome::of(status, response.headers()));
-            me.course.upgrade = None;
+            permit.answered(|| Outcome::of(status, response.headers()));
             if me.course.stream || is_event_stream(&response) {
-                if let Some(place) = permit.stream_place() {
-                    permit.become_stream(place);
-                }
+                permit.become_stream();
             }
         }
         Poll::Ready(Ok(
@@ -130,20 +96,22 @@ where
     }
 }
 
+/// What is read in the place of an upgrade for which there is no room. With the response of the service goes its
+/// `OnUpgrade`, and with that what waited for the socket.
+fn refused<R>(permit: &Permit, course: &mut Course) -> Response<OverloadBody<R>> {
+    let ticket = Ticket::new(course.class);
+    let shed = permit.core().map(|core| core.shed(Reason::Streams, &ticket, Instant::now()));
+    let after = shed.and_then(|shed| shed.retry_after).unwrap_or_default();
+    let mut answer: Response<OverloadBody<R>> =
+        Rejection::new(after).close().answer(&Request::new(()));
+    if course.connection.is_none() {
+        answer.headers_mut().remove(http::header::CONNECTION); // it may be HTTP/2's
+    }
+    answer
+}
+
 fn is_event_stream<B>(response: &Response<B>) -> bool {
     let content_type = response.headers().get(CONTENT_TYPE);
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
 
-fn sample(permit: &Permit, outcome: impl FnOnce() -> Outcome) {
-    permit.sample(|in_flight| {
-        let now = Instant::now();
-        Sample {
-            now,
-            latency: now.duration_since(permit.began()),
-            in_flight,
-            outcome: outcome(),
-            class: permit.class(),
-        }
-    });
-}

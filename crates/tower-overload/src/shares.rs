@@ -10,7 +10,7 @@ pub(crate) struct Shares {
     /// In thousandths of the limit.
     guaranteed: [AtomicU32; 4],
     in_flight: [AtomicUsize; 4],
-    /// What a class keeps free of the less critical ones.
+    /// What a class keeps free of the less critical ones, and of all while it lacks some of its share.
     kept: [Headroom; 4],
     /// What keys with few requests keep free of those with many.
     kept_for_keys: Headroom,
@@ -31,13 +31,15 @@ impl Shares {
         }
     }
 
-    pub(crate) fn guarantee(&self, class: Criticality, thousandths: u32) {
-        self.guaranteed[class.index()].store(thousandths, Ordering::Relaxed);
-    }
-
-    pub(crate) fn all_guaranteed(&self) -> u32 {
-        let all = self.guaranteed.iter();
-        all.map(|share| share.load(Ordering::Relaxed)).sum()
+    /// Whether it can be guaranteed: all together are at most 1,000.
+    pub(crate) fn guarantee(&self, class: Criticality, thousandths: u32) -> bool {
+        let other = Criticality::ALL.into_iter().filter(|other| *other != class);
+        let others = other.map(|other| self.guaranteed[other.index()].load(Ordering::Relaxed));
+        let possible = others.sum::<u32>() + thousandths <= 1000;
+        if possible {
+            self.guaranteed[class.index()].store(thousandths, Ordering::Relaxed);
+        }
+        possible
     }
 
     /// How many of `limit` slots a class has for itself.
@@ -77,26 +79,40 @@ impl Shares {
         self.keeps.load(Ordering::Relaxed)
     }
 
+    /// How many slots a class lacks of those it has for itself.
+    pub(crate) fn owed(&self, class: Criticality, limit: usize) -> usize {
+        self.guaranteed(class, limit)
+            .saturating_sub(self.in_flight(class))
+    }
+
     /// Whether a request may have the slot it took, of which `free` are left: or those are kept for others.
     pub(crate) fn may_enter(&self, ticket: &Ticket, free: usize, limit: usize, second: u32) -> bool {
-        let higher = ticket.class.higher();
-        let kept: usize = higher.map(|class| self.kept[class.index()].at(second)).sum();
-        if kept > free && self.in_flight(ticket.class) >= self.guaranteed(ticket.class, limit) {
-            return false;
+        let kept = |class: Criticality| self.kept[class.index()].at(second);
+        if self.owed(ticket.class, limit) == 0 {
+            // Never more than half: a limit of two is for all.
+            let higher: usize = ticket.class.higher().map(kept).sum();
+            let higher = higher.min(limit.saturating_sub(1) / 2);
+            let lower = ticket.class.lower();
+            let lower: usize = lower.map(|class| kept(class).min(self.owed(class, limit))).sum();
+            if higher + lower > free {
+                return false;
+            }
         }
-        let kept = self.kept_for_keys.at(second);
+        let kept = self.kept_for_keys.at(second).min(limit.saturating_sub(1) / 2);
         kept <= free || !self.is_above_fair(ticket, limit)
     }
 
     /// A request was refused: those that took more than their part will keep a slot more free for the next.
     pub(crate) fn note_refused(&self, ticket: &Ticket, limit: usize, second: u32) {
+        let class = ticket.class;
         let above = |class| self.in_flight(class) > self.guaranteed(class, limit);
-        if ticket.class.lower().any(above) {
-            self.kept[ticket.class.index()].raise(second, limit);
+        let owed = self.owed(class, limit);
+        if owed > 0 || class.lower().any(above) {
+            self.kept[class.index()].raise(second, owed.max(limit.div_ceil(4)));
             self.keeps.store(true, Ordering::Relaxed);
         }
         if ticket.key.is_some() && !self.is_above_fair(ticket, limit) {
-            self.kept_for_keys.raise(second, limit);
+            self.kept_for_keys.raise(second, limit.div_ceil(4));
             self.keeps.store(true, Ordering::Relaxed);
         }
     }
@@ -147,10 +163,10 @@ impl Headroom {
         (word >> 32).checked_shr(halvings).unwrap_or(0)
     }
 
-    /// Never more than a quarter of the limit: a moment at which everybody came does not starve who is less critical.
-    fn raise(&self, second: u32, limit: usize) {
+    /// Never to more than `most` slots: a moment at which everybody came does not starve who is less critical.
+    fn raise(&self, second: u32, most: usize) {
         let word = self.word.load(Ordering::Relaxed);
-        let most = limit.div_ceil(4) as u64 * WHOLE;
+        let most = most as u64 * WHOLE;
         self.set((Self::left(word, second) + WHOLE).min(most), second);
     }
 

@@ -10,7 +10,11 @@ use std::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicU64, Ordering},
 };
-use std::{sync::PoisonError, task::Waker};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::PoisonError,
+    task::Waker,
+};
 
 use tokio::time::Instant;
 
@@ -97,7 +101,7 @@ impl Slots {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        Counts::unpack(self.word.load(Ordering::Acquire))
+        Counts::unpack(self.word.load(Ordering::SeqCst))
     }
 
     pub(crate) fn set_admission(&self, admission: Box<dyn Admission>) {
@@ -108,6 +112,17 @@ impl Slots {
     pub(crate) fn try_take(&self) -> bool {
         let take = |now: Counts| {
             (!now.is_full() && now.waiting == 0).then_some(Counts {
+                in_flight: now.in_flight + 1,
+                ..now
+            })
+        };
+        self.change(take).is_some()
+    }
+
+    /// Takes a slot even if there is none.
+    pub(crate) fn take(&self) -> bool {
+        let take = |now: Counts| {
+            (now.in_flight < MOST).then_some(Counts {
                 in_flight: now.in_flight + 1,
                 ..now
             })
@@ -159,7 +174,7 @@ impl Slots {
         room.waiting.look(now, self.counts().limit);
         if room.waiting.len() >= max.min(MOST) {
             let Room { waiting, admission } = &mut *room;
-            let Some(id) = admission.displace(ticket, waiting) else {
+            let Some(id) = asked(|| admission.displace(ticket, waiting)) else {
                 return Offer::Refused;
             };
             displaced = self.strike_out(waiting, id, Verdict::Displaced);
@@ -218,7 +233,7 @@ impl Slots {
         let Room { waiting, admission } = room;
         waiting.look(Instant::now(), now.limit);
         while now.waiting > 0 && !now.is_full() {
-            let Some(id) = admission.next(waiting) else {
+            let Some(id) = asked(|| admission.next(waiting)) else {
                 break;
             };
             let take = |now: Counts| {
@@ -260,17 +275,22 @@ impl Slots {
     /// One step from what is to what `next` makes of it.
     fn change(&self, next: impl Fn(Counts) -> Option<Counts>) -> Option<Counts> {
         let next = |word| next(Counts::unpack(word)).map(Counts::pack);
-        // AcqRel: what was done in a slot is done for who takes it next.
+        // What was done in a slot is done for who takes it next. SeqCst: see `Gauge::press`.
         let changed = self
             .word
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
         changed.ok().map(Counts::unpack)
     }
 
     fn room(&self) -> MutexGuard<'_, Room> {
-        // A policy of the user's may have panicked in it; the counts are in the word.
+        // Nothing panics while it is held: policies are caught.
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A policy that panics names nobody: the panic was told where panics are, and belongs to no request.
+fn asked<T>(policy: impl FnOnce() -> Option<T>) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(policy)).unwrap_or(None)
 }
 
 fn wake(woken: impl IntoIterator<Item = Waker>) {

@@ -111,7 +111,10 @@ fn max_in_flight(text: &str) -> Result<MaxInFlight, String> {
     match text {
         "0" => Ok(MaxInFlight::Off),
         "adaptive" => Err("not built yet: its law does not exist".into()),
-        n => n.parse().map(MaxInFlight::Fixed).map_err(|error| format!("{error}")),
+        n => n
+            .parse()
+            .map(MaxInFlight::Fixed)
+            .map_err(|error| format!("{error}")),
     }
 }
 

@@ -45,6 +45,7 @@ use tower::{
     Layer, Service, ServiceBuilder, ServiceExt, limit::GlobalConcurrencyLimitLayer,
     load_shed::LoadShedLayer, service_fn,
 };
+use tower_overload::InFlightLimitLayer;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -59,7 +60,14 @@ const WORKLOADS: [(&str, Workload); 2] = [("pool", Workload::Pool), ("cpu", Work
 const PROTOCOLS: [(&str, Protocol); 2] = [("http1", Protocol::Http1), ("http2", Protocol::Http2)];
 const LOADS: [(&str, f64); 3] = [("0.9x", 0.9), ("2x", 2.0), ("10x", 10.0)];
 /// No limit, so that the queue is at the resource; tower's, with its own queue; tower's, which sheds; ours.
-const VARIANTS: [&str; 4] = ["none", "ConcurrencyLimit", "LoadShed", "ours"];
+/// Ours again, with a wait of twice as long as a request takes.
+const VARIANTS: [&str; 5] = [
+    "none",
+    "ConcurrencyLimit",
+    "LoadShed",
+    "ours",
+    "ours, waiting",
+];
 
 fn main() -> io::Result<ExitCode> {
     let mut arguments: Vec<String> = env::args().skip(1).collect();
@@ -218,6 +226,7 @@ fn server(variant: &str, workload: Workload, protocol: Protocol) -> io::Result<E
         process::exit(i32::from(ended.is_err()));
     });
     let resource = Resource::new(workload);
+    let in_flight = InFlightLimitLayer::new(SLOTS);
     let handler = service_fn(move |request| resource.clone().answer(request));
     runtime().block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -229,7 +238,11 @@ fn server(variant: &str, workload: Workload, protocol: Protocol) -> io::Result<E
                 serve(listener, protocol, limit.layer(handler)).await
             }
             "LoadShed" => serve(listener, protocol, load_shed(handler)).await,
-            _ => serve(listener, protocol, ours(handler)).await,
+            "ours" => serve(listener, protocol, in_flight.layer(handler)).await,
+            _ => {
+                let waiting = in_flight.max_wait(2 * workload.service_time());
+                serve(listener, protocol, waiting.layer(handler)).await
+            }
         }
     })
 }
@@ -267,11 +280,6 @@ fn load_shed(handler: impl Handler<Full<Bytes>>) -> impl Handler<Full<Bytes>> {
             shed
         }))
     })
-}
-
-/// To become what this repository offers; tower's until then.
-fn ours(handler: impl Handler<Full<Bytes>>) -> impl Handler<Full<Bytes>> {
-    load_shed(handler)
 }
 
 /// The loop that everybody writes.

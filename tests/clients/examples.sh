@@ -67,6 +67,14 @@ expect hello http://127.0.0.1:3000/
 expect hello --unix-socket "${TMPDIR:-/tmp}/hello.sock" http://hello/
 stop listeners
 
+start overload
+expect hello http://127.0.0.1:3000/
+h2load --h1 -n 400 -c 40 http://127.0.0.1:3000/ >"${TMPDIR:-/tmp}/load"
+grep -q ' 0 failed, 0 errored' "${TMPDIR:-/tmp}/load" || grep -q '5xx' "${TMPDIR:-/tmp}/load"
+expect 'in flight, 0 waiting' http://127.0.0.1:3000/load
+expect hello http://127.0.0.1:3000/paying
+stop overload
+
 start reuse_port
 expect hello http://127.0.0.1:3000/
 stop reuse_port

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import h2.events
 import hpack
 
-from drain import Http2, at_once, connect, get, masked, over, resets
+from drain import Http2, at_once, connect, ended, get, masked, over, resets
 from harness import GET, H2, SPEAK_H1, SPEAK_H2, STACKS, WS, Ending, Playground, frame, read_all, run, served, until
 from timeouts import after
 
@@ -333,12 +333,19 @@ def health_is_told_while_all_slots_are_taken(stack):
 
 def health_checks_keep_nobody_out(stack):
     """Beside any number of health checks, a client that is alone with its requests is never refused. SHED-4"""
-    with Playground(stack, "--max-in-flight", "1") as server:
-        if stack in SPEAK_H1:
-            checks, alone = ["wrk", "-t1", "-c64", "-d1s"], ["wrk", "-t1", "-c1", "-d1s"]
+    http1 = stack in SPEAK_H1
+    load = ["wrk", "-t1", "-c1", "-d1s"] if http1 else ["h2load", "-c1", "-D2"]
+    with Playground(stack, "--max-in-flight", "1") as server, ThreadPoolExecutor(2) as pool:
+        alone = pool.submit(run, *load, server.url + "/")
+        if http1:
+            with connect(server) as sock:
+                pool.submit(ended, sock, 10)  # it reads on
+                while not alone.done():
+                    sock.sendall(get(b"/healthz") * 1000)
+                sock.shutdown(socket.SHUT_RDWR)
         else:
-            checks, alone = ["h2load", "-c64", "-D2"], ["h2load", "-c1", "-D2"]
-        at_once(lambda command: run(*command), [checks + [server.url + "/healthz"], alone + [server.url + "/"]])
+            run("h2load", "-c1", "-m100", "-D2", server.url + "/healthz")
+        alone.result()
         assert not shed(server), shed(server)
 
 

@@ -52,7 +52,11 @@ impl Work {
             Self::Constant => MEAN,
             Self::Bimodal => {
                 let short = MEAN / (0.95 + 0.05 * 20.0);
-                if chance.part() < 0.05 { short * 20.0 } else { short }
+                if chance.part() < 0.05 {
+                    short * 20.0
+                } else {
+                    short
+                }
             }
         })
     }
@@ -86,7 +90,9 @@ impl Run {
     }
 }
 
-type Served = InFlightLimit<tower::util::BoxCloneService<Request<Empty<Bytes>>, Response<Full<Bytes>>, Infallible>>;
+type Served = InFlightLimit<
+    tower::util::BoxCloneService<Request<Empty<Bytes>>, Response<Full<Bytes>>, Infallible>,
+>;
 
 /// Requests that come by chance, `rate` in the time that one takes, each served for as long as its query says.
 #[derive(Clone)]
@@ -119,10 +125,12 @@ impl Model {
             .start_paused(true)
             .build()
             .expect("a runtime");
-        let layer = layer.seed(seed).classify(|head: &Head<'_>| match head.uri.path() {
-            "/critical" => Ticket::default(),
-            _ => Ticket::new(Criticality::Sheddable),
-        });
+        let layer = layer
+            .seed(seed)
+            .classify(|head: &Head<'_>| match head.uri.path() {
+                "/critical" => Ticket::default(),
+                _ => Ticket::new(Criticality::Sheddable),
+            });
         LocalSet::new().block_on(&runtime, self.course(seed, layer))
     }
 
@@ -130,7 +138,12 @@ impl Model {
         let run = Rc::new(RefCell::new(Run::default()));
         let service = layer.layer(tower::util::BoxCloneService::new(service_fn(
             |request: Request<Empty<Bytes>>| async move {
-                let time = request.uri().query().expect("a time").parse().expect("a number");
+                let time = request
+                    .uri()
+                    .query()
+                    .expect("a time")
+                    .parse()
+                    .expect("a number");
                 sleep(Duration::from_secs_f64(time)).await;
                 Ok::<_, Infallible>(Response::new(Full::from("ok")))
             },
@@ -156,7 +169,13 @@ impl Model {
     }
 }
 
-async fn client(service: Served, run: Rc<RefCell<Run>>, time: Duration, critical: bool, returns: bool) {
+async fn client(
+    service: Served,
+    run: Rc<RefCell<Run>>,
+    time: Duration,
+    critical: bool,
+    returns: bool,
+) {
     let ask = async || {
         let path = if critical { "critical" } else { "sheddable" };
         let uri = format!("/{path}?{}", time.as_secs_f64());
@@ -224,7 +243,10 @@ fn as_many_are_shed_as_erlang_says_whatever_the_distribution() {
                 Model::new(work, load, REQUESTS).run(7, InFlightLimitLayer::new(servers as usize));
             let tolerance = tolerance(expected, REQUESTS) + 0.005; // times are rounded up
             let loss = run.loss();
-            assert!((loss - expected).abs() < tolerance, "{servers} {load} {work:?}: {loss} of {expected}");
+            assert!(
+                (loss - expected).abs() < tolerance,
+                "{servers} {load} {work:?}: {loss} of {expected}"
+            );
             assert_eq!(overload.shed(), u64::from(run.shed));
             assert_eq!((overload.in_flight(), overload.waiting()), (0, 0));
         }
@@ -242,7 +264,10 @@ fn a_room_loses_as_many_as_its_places_say() {
         let (run, overload) = Model::new(Work::Exponential, load, REQUESTS).run(11, layer);
         let loss = run.loss();
         let tolerance = tolerance(expected, REQUESTS) * 2.0 + 0.005;
-        assert!((loss - expected).abs() < tolerance, "{servers} {places} {load}: {loss} of {expected}");
+        assert!(
+            (loss - expected).abs() < tolerance,
+            "{servers} {places} {load}: {loss} of {expected}"
+        );
         assert_eq!((overload.in_flight(), overload.waiting()), (0, 0));
     }
 }
@@ -250,16 +275,25 @@ fn a_room_loses_as_many_as_its_places_say() {
 // SHED-1: L = lambda W, of those in service.
 #[test]
 fn littles_law_holds() {
-    let (run, overload) = Model::new(Work::Exponential, 9.0, REQUESTS).run(3, InFlightLimitLayer::new(10));
+    let (run, overload) =
+        Model::new(Work::Exponential, 9.0, REQUESTS).run(3, InFlightLimitLayer::new(10));
     let arrivals = f64::from(run.served) / run.took;
     let in_house = run.in_flight / run.took;
     let (expected, stayed) = (arrivals * run.sojourn / f64::from(run.served), in_house);
-    assert!((expected - stayed).abs() < expected * 0.01, // times are rounded up
-         "{expected} {stayed}");
+    assert!(
+        (expected - stayed).abs() < expected * 0.01, // times are rounded up
+        "{expected} {stayed}"
+    );
     let carried = 9.0 * (1.0 - lost(9.0, 10, 0));
-    assert!((stayed - carried).abs() < carried * 0.03, "{stayed} {carried}");
+    assert!(
+        (stayed - carried).abs() < carried * 0.03,
+        "{stayed} {carried}"
+    );
     // So the layer estimates how long a slot is held, from the last few.
-    let held = overload.service_time().expect("many were served").as_secs_f64();
+    let held = overload
+        .service_time()
+        .expect("many were served")
+        .as_secs_f64();
     assert!((MEAN * 0.4..MEAN * 2.2).contains(&held), "{held}");
 }
 

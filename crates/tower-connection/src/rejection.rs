@@ -125,12 +125,33 @@ impl Rejection {
     }
 }
 
-/// A number for a header: the ones that are told most are not written each time.
+/// A number for a header. The ones that are told are not written each time.
 fn seconds_value(seconds: u64) -> HeaderValue {
-    const SHORT: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-    let short = usize::try_from(seconds).ok().and_then(|n| SHORT.get(n));
-    short.map_or_else(|| seconds.into(), |text| HeaderValue::from_static(text))
+    let written = usize::try_from(seconds).ok().and_then(|n| WRITTEN.get(n));
+    let Some(digits) = written else {
+        return seconds.into();
+    };
+    let zeros = digits[..3].iter().take_while(|digit| **digit == b'0');
+    let text = std::str::from_utf8(&digits[zeros.count()..]);
+    HeaderValue::from_static(text.unwrap_or_default())
 }
+
+/// Twenty minutes and a bit.
+static WRITTEN: [[u8; 4]; 1300] = {
+    let mut written = [[b'0'; 4]; 1300];
+    let mut n = 1;
+    while n < written.len() {
+        written[n] = written[n - 1];
+        let mut digit = 3;
+        while written[n][digit] == b'9' {
+            written[n][digit] = b'0';
+            digit -= 1;
+        }
+        written[n][digit] += 1;
+        n += 1;
+    }
+    written
+};
 
 pin_project_lite::pin_project! {
     /// The body of a service that may be rejected: the service's own, or none.
@@ -186,5 +207,17 @@ impl<B: Body> Body for Rejectable<B> {
         self.body
             .as_ref()
             .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+#[cfg(all(test, not(tower_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_written_as_numbers() {
+        for seconds in (0..2_000).chain([u64::MAX]) {
+            assert_eq!(seconds_value(seconds), seconds.to_string());
+        }
     }
 }

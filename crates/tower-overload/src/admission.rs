@@ -78,7 +78,11 @@ impl Admission for AdaptiveLifo {
         };
         if let Some(other) = Criticality::ALL.into_iter().rev().find(other) {
             let mut line = room.of(other);
-            let waiter = if room.is_standing(other) { line.next() } else { line.next_back() };
+            let waiter = if room.is_standing(other) {
+                line.next()
+            } else {
+                line.next_back()
+            };
             return waiter.map(|waiter| waiter.id);
         }
         if newcomer.key.is_some() {
@@ -95,10 +99,7 @@ impl Admission for AdaptiveLifo {
 }
 
 /// The first whose key has the fewest requests.
-fn fewest<'a>(
-    line: impl Iterator<Item = Waiter<'a>>,
-    room: &WaitingRoom,
-) -> Option<WaiterId> {
+fn fewest<'a>(line: impl Iterator<Item = Waiter<'a>>, room: &WaitingRoom) -> Option<WaiterId> {
     let mut line = line.take(LOOK);
     let first = line.next()?;
     if first.ticket.key.is_none() {

@@ -19,7 +19,9 @@ pub(crate) fn deadline(
     now: Instant,
 ) -> Option<Instant> {
     let grpc = headers.get(GRPC_TIMEOUT).and_then(grpc_timeout);
-    let own = header.and_then(|header| headers.get(header)).and_then(milliseconds);
+    let own = header
+        .and_then(|header| headers.get(header))
+        .and_then(milliseconds);
     let within = [ticket.deadline, grpc, own].into_iter().flatten().min()?;
     Some(now + within.min(FOREVER))
 }
@@ -69,7 +71,17 @@ mod tests {
         assert_eq!(parsed("250m"), Some(Duration::from_millis(250)));
         assert_eq!(parsed("7u"), Some(Duration::from_micros(7)));
         assert_eq!(parsed("99999999n"), Some(Duration::from_nanos(99_999_999)));
-        for wrong in ["", "S", "10", "+1S", "-1S", "1 S", "123456789S", "1s", "1.5S"] {
+        for wrong in [
+            "",
+            "S",
+            "10",
+            "+1S",
+            "-1S",
+            "1 S",
+            "123456789S",
+            "1s",
+            "1.5S",
+        ] {
             assert_eq!(parsed(wrong), None, "{wrong}");
         }
     }
@@ -91,6 +103,14 @@ mod tests {
         assert_eq!(at(&ticket, &headers), Some(Duration::from_millis(300)));
         let ticket = ticket.deadline(Duration::from_millis(100));
         assert_eq!(at(&ticket, &headers), Some(Duration::from_millis(100)));
-        assert!(deadline(&Ticket::default().deadline(Duration::MAX), &headers, None, now).is_some());
+        assert!(
+            deadline(
+                &Ticket::default().deadline(Duration::MAX),
+                &headers,
+                None,
+                now
+            )
+            .is_some()
+        );
     }
 }

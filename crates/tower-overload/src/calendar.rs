@@ -97,7 +97,11 @@ impl Calendar {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it saturates"
+)]
 fn part(rate: f64, part: f64) -> u32 {
     ((rate * part) as u32).max(1)
 }
@@ -123,7 +127,9 @@ mod tests {
         let promises = (0..clients).map(|_| {
             chance = (chance * 6_364_136_223_846_793_005_u128 + 1) % (1 << 64);
             #[expect(clippy::cast_possible_truncation, reason = "reduced")]
-            calendar.promise(now, earliest, rate, chance as u64 >> 33).after
+            calendar
+                .promise(now, earliest, rate, chance as u64 >> 33)
+                .after
         });
         promises.collect()
     }
@@ -148,7 +154,10 @@ mod tests {
     #[test]
     fn nobody_is_told_to_come_before_there_is_a_chance() {
         let told = told(&Calendar::new(), 5, 10, 1_000.0, 300);
-        assert!(told.iter().all(|after| (10..=15).contains(after)), "{told:?}");
+        assert!(
+            told.iter().all(|after| (10..=15).contains(after)),
+            "{told:?}"
+        );
         assert!((10..=15).all(|after| told.contains(&after)));
     }
 
@@ -166,10 +175,18 @@ mod tests {
     fn who_finds_ten_minutes_full_should_give_up() {
         let calendar = Calendar::new();
         let all = 63 + (600 - 64) * 5;
-        assert!(told(&calendar, 3, 1, 10.0, all).iter().all(|after| *after < 600));
+        assert!(
+            told(&calendar, 3, 1, 10.0, all)
+                .iter()
+                .all(|after| *after < 600)
+        );
         let promise = calendar.promise(3, 1, 10.0, 77);
         assert_eq!((promise.after, promise.give_up), (677, true));
-        assert_eq!(calendar.promise(4, 1, 10.0, 0).after, 63, "each second has room of its own");
+        assert_eq!(
+            calendar.promise(4, 1, 10.0, 0).after,
+            63,
+            "each second has room of its own"
+        );
     }
 
     #[test]

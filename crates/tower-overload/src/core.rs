@@ -173,7 +173,7 @@ impl Core {
             }
             until = until.min(deadline.checked_sub(served).unwrap_or(now));
         }
-        self.press(now);
+        self.press(self.millisecond(now));
         let max = match self.max_waiting.load(Ordering::Relaxed) {
             0 => self.counts().limit,
             max => max,
@@ -210,8 +210,8 @@ impl Core {
         }
     }
 
-    fn press(&self, now: Instant) {
-        self.pressure.press(self.millisecond(now));
+    fn press(&self, millisecond: u64) {
+        self.pressure.press(millisecond);
         self.ease(); // the last slot may have come back meanwhile
     }
 
@@ -248,7 +248,11 @@ impl Core {
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     fn rate(&self, counts: Counts) -> Option<f64> {
         // Without a limit, what is in flight is what can be.
-        let slots = if counts.limit == MOST { counts.in_flight.max(1) } else { counts.limit };
+        let slots = if counts.limit == MOST {
+            counts.in_flight.max(1)
+        } else {
+            counts.limit
+        };
         Some(slots as f64 / self.held()?.as_secs_f64())
     }
 
@@ -276,16 +280,17 @@ impl Core {
 
     /// Counts a request that is shed, and says when to come back.
     pub(crate) fn shed(&self, reason: Reason, ticket: &Ticket, now: Instant) -> Shed {
-        let counts = self.counts();
-        let second = self.second(now);
-        self.shed.count(reason, ticket.class);
         self.ask_law();
+        let counts = self.counts();
+        let millisecond = self.millisecond(now);
+        let second = u32::try_from(millisecond / 1_000).unwrap_or(u32::MAX - 1);
+        self.shed.count(reason, ticket.class);
         let starved = &self.starved[ticket.class.index()];
         if starved.load(Ordering::Relaxed) == 0 {
             starved.store(second + 1, Ordering::Relaxed);
         }
         if matches!(reason, Reason::Full | Reason::Waited | Reason::Displaced) {
-            self.press(now);
+            self.press(millisecond);
             self.shares.note_refused(ticket, counts.limit, second);
         }
         let chance = self.roll();
@@ -323,7 +328,10 @@ impl Core {
     /// A number that differs each time (Steele's splitmix).
     fn roll(&self) -> u64 {
         let gamma = 0x9E37_79B9_7F4A_7C15_u64;
-        let z = self.chance.fetch_add(gamma, Ordering::Relaxed).wrapping_add(gamma);
+        let z = self
+            .chance
+            .fetch_add(gamma, Ordering::Relaxed)
+            .wrapping_add(gamma);
         let z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ z >> 31

@@ -158,7 +158,11 @@ impl InFlightLimitLayer {
     #[must_use]
     pub fn share(self, class: Criticality, share: f64) -> Self {
         assert!((0.0..=1.0).contains(&share), "a share is between 0 and 1");
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "up to 1,000")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "up to 1,000"
+        )]
         let thousandths = (share * 1000.0).round() as u32;
         let possible = self.shared.core.shares().guarantee(class, thousandths);
         assert!(possible, "all shares together are at most 1");

@@ -17,8 +17,8 @@ use crate::{
     Classify, Overload, OverloadBody, Reason, Respond,
     core::Core,
     layer::Shared,
-    serving::{Course, Serving},
     service::{note_served, poll_unbudgeted},
+    serving::{Course, Serving},
     shedding::Shedding,
     slots::MOST,
 };

@@ -89,7 +89,9 @@ impl Respond for Overloaded {
         if grpc {
             let pushback = match shed.retry_after {
                 _ if shed.give_up => Some(HeaderValue::from_static("-1")),
-                Some(after) => u64::try_from((after + shed.spread).as_millis()).ok().map(HeaderValue::from),
+                Some(after) => u64::try_from((after + shed.spread).as_millis())
+                    .ok()
+                    .map(HeaderValue::from),
                 None => None,
             };
             match pushback {

@@ -4,12 +4,7 @@
 use loom::sync::atomic::{AtomicU8, Ordering};
 #[cfg(not(tower_loom))]
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    task::Waker,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, task::Waker, time::Duration};
 
 use tokio::time::Instant;
 
@@ -147,7 +142,10 @@ impl WaitingRoom {
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        Criticality::ALL.map(|class| self.waiting(class)).iter().sum()
+        Criticality::ALL
+            .map(|class| self.waiting(class))
+            .iter()
+            .sum()
     }
 
     /// Whether nobody waits.

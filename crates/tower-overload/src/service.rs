@@ -13,8 +13,7 @@ use tower_connection::{ConnectionHandle, Deadline, Head};
 use tower_service::Service;
 
 use crate::{
-    OverloadBody, Reason, Ticket,
-    budget,
+    OverloadBody, Reason, Ticket, budget,
     core::{Wait, Waits},
     layer::Shared,
     permit::{Permit, Slot},

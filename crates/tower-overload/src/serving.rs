@@ -100,7 +100,9 @@ where
 /// `OnUpgrade`, and with that what waited for the socket.
 fn refused<R>(permit: &Permit, course: &mut Course) -> Response<OverloadBody<R>> {
     let ticket = Ticket::new(course.class);
-    let shed = permit.core().map(|core| core.shed(Reason::Streams, &ticket, Instant::now()));
+    let shed = permit
+        .core()
+        .map(|core| core.shed(Reason::Streams, &ticket, Instant::now()));
     let after = shed.and_then(|shed| shed.retry_after).unwrap_or_default();
     let mut answer: Response<OverloadBody<R>> =
         Rejection::new(after).close().answer(&Request::new(()));
@@ -114,4 +116,3 @@ fn is_event_stream<B>(response: &Response<B>) -> bool {
     let content_type = response.headers().get(CONTENT_TYPE);
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
 }
-

@@ -86,19 +86,30 @@ impl Shares {
     }
 
     /// Whether a request may have the slot it took, of which `free` are left: or those are kept for others.
-    pub(crate) fn may_enter(&self, ticket: &Ticket, free: usize, limit: usize, second: u32) -> bool {
+    pub(crate) fn may_enter(
+        &self,
+        ticket: &Ticket,
+        free: usize,
+        limit: usize,
+        second: u32,
+    ) -> bool {
         let kept = |class: Criticality| self.kept[class.index()].at(second);
         if self.owed(ticket.class, limit) == 0 {
             // Never more than half: a limit of two is for all.
             let higher: usize = ticket.class.higher().map(kept).sum();
             let higher = higher.min(limit.saturating_sub(1) / 2);
             let lower = ticket.class.lower();
-            let lower: usize = lower.map(|class| kept(class).min(self.owed(class, limit))).sum();
+            let lower: usize = lower
+                .map(|class| kept(class).min(self.owed(class, limit)))
+                .sum();
             if higher + lower > free {
                 return false;
             }
         }
-        let kept = self.kept_for_keys.at(second).min(limit.saturating_sub(1) / 2);
+        let kept = self
+            .kept_for_keys
+            .at(second)
+            .min(limit.saturating_sub(1) / 2);
         kept <= free || !self.is_above_fair(ticket, limit)
     }
 
@@ -179,7 +190,11 @@ impl Headroom {
 
     // Two at once are one: the next makes up for it.
     fn set(&self, left: u64, second: u32) {
-        let word = if left == 0 { 0 } else { left << 32 | u64::from(second) };
+        let word = if left == 0 {
+            0
+        } else {
+            left << 32 | u64::from(second)
+        };
         self.word.store(word, Ordering::Relaxed);
     }
 }
@@ -211,7 +226,9 @@ impl Keys {
 
     /// How many requests of `key` there are: perhaps too many, never too few.
     pub(crate) fn load(&self, key: Key) -> usize {
-        let loads = self.buckets(key).map(|bucket| bucket.load(Ordering::Relaxed));
+        let loads = self
+            .buckets(key)
+            .map(|bucket| bucket.load(Ordering::Relaxed));
         loads[0].min(loads[1]) as usize
     }
 

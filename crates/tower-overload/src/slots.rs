@@ -261,7 +261,12 @@ impl Slots {
         woken
     }
 
-    fn strike_out(&self, room: &mut WaitingRoom, id: crate::WaiterId, why: Verdict) -> Option<Waker> {
+    fn strike_out(
+        &self,
+        room: &mut WaitingRoom,
+        id: crate::WaiterId,
+        why: Verdict,
+    ) -> Option<Waker> {
         let waker = room.strike_out(id, why)?;
         self.change(|now| {
             Some(Counts {
@@ -376,7 +381,13 @@ mod tests {
                 Offer::Waits(entry) => assert_eq!(entry.verdict(), Verdict::Granted),
                 Offer::Refused => panic!("there is room"),
             }
-            assert_eq!(slots.counts(), Counts { in_flight: 1, ..nobody(1) });
+            assert_eq!(
+                slots.counts(),
+                Counts {
+                    in_flight: 1,
+                    ..nobody(1)
+                }
+            );
         });
     }
 

@@ -18,13 +18,10 @@ use support::{Answer, Handler, answer, ask, asked, get, limited};
 use tokio::time::advance;
 use tokio_test::assert_pending;
 use tower::{
-    Layer, Service, ServiceBuilder, ServiceExt, limit::GlobalConcurrencyLimitLayer,
-    service_fn,
+    Layer, Service, ServiceBuilder, ServiceExt, limit::GlobalConcurrencyLimitLayer, service_fn,
 };
 use tower_connection::{AcceptGate, ConnectionHandle, Head};
-use tower_overload::{
-    InFlightLimit, InFlightLimitLayer, LoadShedLayer, Overloaded, Reason, Shed,
-};
+use tower_overload::{InFlightLimit, InFlightLimitLayer, LoadShedLayer, Overloaded, Reason, Shed};
 
 /// A limit of one, taken.
 fn full(layer: &InFlightLimitLayer) -> (InFlightLimit<Handler>, impl Sized + use<>) {
@@ -44,7 +41,11 @@ async fn a_grpc_call_reads_unavailable_with_pushback() {
     let refused = answer(&service, call);
     assert_eq!(refused.status(), 200);
     assert_eq!(refused.headers()["grpc-status"], "14");
-    let pushback: u64 = refused.headers()["grpc-retry-pushback-ms"].to_str().unwrap().parse().unwrap();
+    let pushback: u64 = refused.headers()["grpc-retry-pushback-ms"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
     assert!((1_000..2_000).contains(&pushback), "{pushback}");
     assert!(!refused.headers().contains_key("retry-after"));
     assert!(refused.body().is_end_stream());
@@ -57,7 +58,10 @@ async fn a_problem_document_is_a_choice() {
     let (service, _running) = full(&layer);
     let refused = answer(&service, get("/"));
     assert_eq!(refused.status(), 503);
-    assert_eq!(refused.headers()["content-type"], "application/problem+json");
+    assert_eq!(
+        refused.headers()["content-type"],
+        "application/problem+json"
+    );
     assert_eq!(refused.headers()["retry-after"], "1");
     let size = refused.body().size_hint().exact();
     let body = refused.into_body().collect().await.unwrap().to_bytes();
@@ -77,8 +81,14 @@ async fn an_answer_of_ones_own_knows_why() {
     });
     let (service, _running) = full(&layer);
     let refused = answer(&service, get("/mine"));
-    assert_eq!((refused.status().as_u16(), &refused.headers()["why"]), (429, &"full".parse().unwrap()));
-    assert_eq!(refused.into_body().collect().await.unwrap().to_bytes(), "/mine");
+    assert_eq!(
+        (refused.status().as_u16(), &refused.headers()["why"]),
+        (429, &"full".parse().unwrap())
+    );
+    assert_eq!(
+        refused.into_body().collect().await.unwrap().to_bytes(),
+        "/mine"
+    );
 }
 
 // SHED-14
@@ -95,7 +105,11 @@ async fn who_is_refused_is_told_different_seconds() {
     let mut told: Vec<u64> = (0..40)
         .map(|_| {
             let refused = answer(&service, get("/"));
-            refused.headers()["retry-after"].to_str().unwrap().parse().unwrap()
+            refused.headers()["retry-after"]
+                .to_str()
+                .unwrap()
+                .parse()
+                .unwrap()
         })
         .collect();
     told.sort_unstable();
@@ -128,7 +142,8 @@ impl Body for Sent {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size.map_or_else(SizeHint::default, SizeHint::with_exact)
+        self.size
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
@@ -136,7 +151,11 @@ impl Body for Sent {
 fn upload(after: usize, size: Option<u64>, change: impl FnOnce(&mut Request<Sent>)) -> Answer {
     let (service, _running) = full(&InFlightLimitLayer::new(1));
     let frames = VecDeque::from([&b"ab"[..], b"c"]);
-    let body = Sent { after, frames, size };
+    let body = Sent {
+        after,
+        frames,
+        size,
+    };
     let mut request = Request::post("/").body(body).unwrap();
     change(&mut request);
     let mut running = ask(&service, request);
@@ -151,18 +170,30 @@ fn upload(after: usize, size: Option<u64>, change: impl FnOnce(&mut Request<Sent
 
 fn closes(answer: &Answer) -> bool {
     assert_eq!(answer.status(), 503);
-    answer.headers().get("connection").is_some_and(|value| value == "close")
+    answer
+        .headers()
+        .get("connection")
+        .is_some_and(|value| value == "close")
 }
 
 // SHED-12
 #[tokio::test(start_paused = true)]
 async fn the_connection_is_kept_if_the_body_is_small_and_there() {
     assert!(!closes(&upload(0, Some(3), |_| {})));
-    assert!(!closes(&upload(2, Some(3), |_| {})), "hyper hands it over when it is polled next");
+    assert!(
+        !closes(&upload(2, Some(3), |_| {})),
+        "hyper hands it over when it is polled next"
+    );
     assert!(closes(&upload(3, Some(3), |_| {})), "it is not there yet");
     assert!(!closes(&upload(0, Some(64 * 1024), |_| {})));
-    assert!(closes(&upload(0, Some(64 * 1024 + 1), |_| {})), "it is large");
-    assert!(closes(&upload(0, None, |_| {})), "nobody knows how large it is");
+    assert!(
+        closes(&upload(0, Some(64 * 1024 + 1), |_| {})),
+        "it is large"
+    );
+    assert!(
+        closes(&upload(0, None, |_| {})),
+        "nobody knows how large it is"
+    );
 }
 
 // SHED-12
@@ -213,6 +244,66 @@ async fn a_connection_on_which_only_refusals_were_sent_for_five_seconds_ends() {
     assert!(shed());
 }
 
+// SHED-13: who is served in between, however much later, is no reason to end a connection; a wait in vain is.
+#[tokio::test(start_paused = true)]
+async fn only_what_is_served_counts_as_served() {
+    let connection = ConnectionHandle::detached();
+    let on_it = || {
+        let mut request = get("/");
+        request.extensions_mut().insert(connection.clone());
+        request
+    };
+    let layer = InFlightLimitLayer::new(1).max_wait(Duration::from_millis(20));
+    let (service, handler) = limited(&layer);
+    let [mut running] = asked(&service);
+    let mut waits = ask(&service, on_it());
+    assert_pending!(waits.poll());
+    advance(Duration::from_millis(20)).await;
+    assert!(waits.poll().is_ready());
+    handler.end(2);
+    assert!(running.poll().is_ready());
+    advance(Duration::from_secs(60)).await;
+    assert_eq!(answer(&service, on_it()).status(), 200);
+    let [_running] = asked(&service);
+    for n in 0..300 {
+        assert!(!connection.is_closing(), "{n}");
+        let mut waits = ask(&service, on_it());
+        assert_pending!(waits.poll());
+        advance(Duration::from_millis(20)).await;
+        assert!(waits.poll().is_ready());
+        if n >= 250 {
+            break;
+        }
+    }
+    assert!(connection.is_closing());
+}
+
+// SHED-13
+#[tokio::test(start_paused = true)]
+async fn load_shed_knows_whom_it_serves() {
+    let connection = ConnectionHandle::detached();
+    let service = ServiceBuilder::new()
+        .layer(LoadShedLayer::new())
+        .layer(GlobalConcurrencyLimitLayer::new(1))
+        .service(Handler::new());
+    let shed = async || {
+        let mut request = get("/");
+        request.extensions_mut().insert(connection.clone());
+        service.clone().oneshot(request).await.unwrap().status()
+    };
+    let mut holder = service.clone().map_request(|()| get("/"));
+    let running = holder.ready().await.unwrap().call(());
+    assert_eq!(shed().await, 503);
+    drop(running);
+    let mut request = get("/");
+    request.extensions_mut().insert(connection.clone());
+    drop(tokio_test::task::spawn(service.clone().oneshot(request)).poll());
+    advance(Duration::from_secs(6)).await;
+    let _running = holder.ready().await.unwrap().call(());
+    assert_eq!(shed().await, 503);
+    assert!(!connection.is_closing());
+}
+
 // SHED-17
 #[tokio::test(start_paused = true)]
 async fn pressure_pauses_accepting_and_lets_go() {
@@ -222,7 +313,11 @@ async fn pressure_pauses_accepting_and_lets_go() {
     let (service, _handler) = limited(&layer);
     let mut running = Vec::from(asked::<4>(&service));
     let shed = || drop(answer(&service, get("/")));
-    assert_eq!(overload.pressure().full_for, Duration::ZERO, "to be full is no pressure");
+    assert_eq!(
+        overload.pressure().full_for,
+        Duration::ZERO,
+        "to be full is no pressure"
+    );
     shed();
     advance(Duration::from_millis(99)).await;
     shed();
@@ -231,7 +326,10 @@ async fn pressure_pauses_accepting_and_lets_go() {
     shed();
     assert!(overload.pressure().is_high() && gate.is_shut());
     running.pop();
-    assert!(!gate.is_shut() && !overload.pressure().is_high(), "a quarter is free");
+    assert!(
+        !gate.is_shut() && !overload.pressure().is_high(),
+        "a quarter is free"
+    );
 }
 
 // SHED-10

@@ -33,7 +33,11 @@ async fn past_the_limit_a_request_is_answered_at_once() {
     assert_eq!(refused.headers()["retry-after"], "1");
     assert!(!refused.headers().contains_key("connection"));
     assert!(refused.body().is_end_stream());
-    assert_eq!(handler.running(), 2, "the service inside did not hear of it");
+    assert_eq!(
+        handler.running(),
+        2,
+        "the service inside did not hear of it"
+    );
     assert_eq!(overload.shed_for(Reason::Full), 1);
     assert_eq!(overload.shed(), 1);
 }
@@ -50,7 +54,10 @@ async fn the_slot_is_held_to_the_last_byte_of_the_response() {
     assert_eq!(overload.in_flight(), 1);
     assert_eq!(answer(&service, get("/")).status(), 503);
 
-    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+    assert_eq!(
+        response.into_body().collect().await.unwrap().to_bytes(),
+        "ok"
+    );
     assert_eq!(overload.in_flight(), 0);
     handler.end(1);
     assert_eq!(answer(&service, get("/")).status(), 200);
@@ -161,7 +168,11 @@ async fn a_limit_changes_while_requests_run() {
     overload.set_limit(1);
     assert_eq!((overload.limit(), overload.in_flight()), (1, 2));
     drop(one);
-    assert_eq!(answer(&service, get("/")).status(), 503, "one is as many as may be");
+    assert_eq!(
+        answer(&service, get("/")).status(),
+        503,
+        "one is as many as may be"
+    );
     drop(two);
     overload.set_limit(0);
     let _running = asked::<20>(&service);
@@ -233,17 +244,43 @@ fn streams() -> (
 async fn what_goes_on_for_ever_holds_no_slot_but_counts() {
     let (layer, mut service) = streams();
     let overload = layer.handle();
-    let one = service.ready().await.unwrap().call(get("/events")).await.unwrap();
-    let two = service.ready().await.unwrap().call(get("/events")).await.unwrap();
+    let one = service
+        .ready()
+        .await
+        .unwrap()
+        .call(get("/events"))
+        .await
+        .unwrap();
+    let two = service
+        .ready()
+        .await
+        .unwrap()
+        .call(get("/events"))
+        .await
+        .unwrap();
     assert_eq!((overload.in_flight(), overload.streams()), (0, 2));
-    let three = service.ready().await.unwrap().call(get("/events")).await.unwrap();
+    let three = service
+        .ready()
+        .await
+        .unwrap()
+        .call(get("/events"))
+        .await
+        .unwrap();
     assert_eq!(three.status(), 200);
-    assert_eq!((overload.in_flight(), overload.streams()), (1, 2), "past the cap it holds a slot");
+    assert_eq!(
+        (overload.in_flight(), overload.streams()),
+        (1, 2),
+        "past the cap it holds a slot"
+    );
     drop((one, two));
     assert_eq!((overload.in_flight(), overload.streams()), (1, 0));
     drop(three);
     let _plain = service.ready().await.unwrap().call(get("/")).await.unwrap();
-    assert_eq!((overload.in_flight(), overload.streams()), (1, 0), "a mere response is none");
+    assert_eq!(
+        (overload.in_flight(), overload.streams()),
+        (1, 0),
+        "a mere response is none"
+    );
 }
 
 // SHED-15
@@ -259,12 +296,38 @@ async fn an_upgraded_connection_counts_until_its_socket_is_closed() {
         request
     };
     let (one, two) = (ConnectionHandle::detached(), ConnectionHandle::detached());
-    assert_eq!(service.ready().await.unwrap().call(upgrade(&one)).await.unwrap().status(), 101);
-    assert_eq!(service.ready().await.unwrap().call(upgrade(&two)).await.unwrap().status(), 101);
+    assert_eq!(
+        service
+            .ready()
+            .await
+            .unwrap()
+            .call(upgrade(&one))
+            .await
+            .unwrap()
+            .status(),
+        101
+    );
+    assert_eq!(
+        service
+            .ready()
+            .await
+            .unwrap()
+            .call(upgrade(&two))
+            .await
+            .unwrap()
+            .status(),
+        101
+    );
     assert_eq!((overload.in_flight(), overload.streams()), (0, 2));
 
     let three = ConnectionHandle::detached();
-    let refused = service.ready().await.unwrap().call(upgrade(&three)).await.unwrap();
+    let refused = service
+        .ready()
+        .await
+        .unwrap()
+        .call(upgrade(&three))
+        .await
+        .unwrap();
     assert_eq!(refused.status(), 503);
     assert_eq!(overload.shed_for(Reason::Streams), 1);
     drop(one); // its socket, and all that knows of it
@@ -277,4 +340,71 @@ async fn an_upgraded_connection_counts_until_its_socket_is_closed() {
     assert_eq!((overload.in_flight(), overload.streams()), (1, 1));
     drop(answered);
     assert_eq!(overload.in_flight(), 0);
+}
+
+// SHED-15: curl says `Upgrade: h2c` to everybody.
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_an_upgrade_and_gets_none_needs_no_place() {
+    let (_layer, mut service) = streams();
+    let _one = service
+        .ready()
+        .await
+        .unwrap()
+        .call(get("/events"))
+        .await
+        .unwrap();
+    let _two = service
+        .ready()
+        .await
+        .unwrap()
+        .call(get("/events"))
+        .await
+        .unwrap();
+    let mut request = get("/");
+    request
+        .headers_mut()
+        .insert("upgrade", "h2c".parse().unwrap());
+    let answer = service.ready().await.unwrap().call(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
+// SHED-16: with a limit of zero no response comes that could be told of.
+#[tokio::test(start_paused = true)]
+async fn a_law_that_says_zero_is_asked_again() {
+    #[derive(Debug, Default)]
+    struct Law(std::sync::atomic::AtomicUsize);
+    impl Limit for Law {
+        fn limit(&self) -> usize {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) / 2
+        }
+        fn on_sample(&self, _: &Sample) {}
+    }
+    let layer = InFlightLimitLayer::with_limit(Law::default());
+    let (service, _handler) = limited(&layer);
+    assert_eq!(layer.handle().limit(), 0);
+    assert_eq!(answer(&service, get("/")).status(), 503);
+    assert_eq!(answer(&service, get("/")).status(), 503);
+    let _running = asked::<1>(&service);
+}
+
+// SHED-16
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_is_a_sample_that_tells_nothing() {
+    use std::sync::{Arc, Mutex};
+    #[derive(Clone, Debug, Default)]
+    struct Law(Arc<Mutex<Vec<Outcome>>>);
+    impl Limit for Law {
+        fn limit(&self) -> usize {
+            5
+        }
+        fn on_sample(&self, sample: &Sample) {
+            self.0.lock().unwrap().push(sample.outcome);
+        }
+    }
+    let law = Law::default();
+    let layer = InFlightLimitLayer::with_limit(law.clone());
+    let (service, _handler) = limited(&layer);
+    drop(asked::<1>(&service));
+    assert_eq!(*law.0.lock().unwrap(), [Outcome::Ignore]);
+    assert_eq!(layer.handle().service_time(), None);
 }

@@ -18,7 +18,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use support::{Running, answer, ask, asked, get, limited};
 use tokio::time::advance;
-use tokio_test::{assert_pending, assert_ready, task};
+use tokio_test::{assert_pending, assert_ready};
 use tower::{Layer, Service};
 use tower_connection::Head;
 use tower_overload::{
@@ -47,7 +47,11 @@ async fn a_slot_that_comes_back_is_handed_to_who_waits_and_to_nobody_else() {
 
     drop(one);
     assert!(two.is_woken() && !three.is_woken());
-    assert_eq!((overload.in_flight(), overload.waiting()), (1, 1), "it is his already");
+    assert_eq!(
+        (overload.in_flight(), overload.waiting()),
+        (1, 1),
+        "it is his already"
+    );
     let mut late = ask(&service, get("/late"));
     assert_pending!(late.poll(), "the slot is not for who comes later");
     drop(late);
@@ -86,7 +90,11 @@ async fn the_room_is_bounded() {
     let (service, _handler) = limited(&layer);
     let _running = asked::<2>(&service);
     let _waiting = asked::<2>(&service);
-    assert_eq!(answer(&service, get("/")).status(), 503, "as many as may be in flight");
+    assert_eq!(
+        answer(&service, get("/")).status(),
+        503,
+        "as many as may be in flight"
+    );
     assert_eq!(layer.handle().shed_for(Reason::Full), 1);
 
     let layer = layer.max_waiting(3);
@@ -173,7 +181,9 @@ async fn order(stood: Duration, layer: &InFlightLimitLayer, paths: &[&str]) -> V
 }
 
 fn room() -> InFlightLimitLayer {
-    InFlightLimitLayer::new(1).max_wait(Duration::from_secs(1)).max_waiting(100)
+    InFlightLimitLayer::new(1)
+        .max_wait(Duration::from_secs(1))
+        .max_waiting(100)
 }
 
 // SHED-6
@@ -196,7 +206,9 @@ async fn once_a_queue_stands_who_came_last_goes_first() {
 // SHED-6
 #[tokio::test(start_paused = true)]
 async fn in_a_full_room_that_stands_a_newcomer_takes_the_place_of_the_first() {
-    let layer = InFlightLimitLayer::new(1).max_wait(Duration::from_secs(1)).max_waiting(2);
+    let layer = InFlightLimitLayer::new(1)
+        .max_wait(Duration::from_secs(1))
+        .max_waiting(2);
     let (service, _handler) = limited(&layer);
     let _running = asked::<1>(&service);
     let [mut first, mut second] = asked(&service);
@@ -224,7 +236,12 @@ fn by_path(head: &Head<'_>) -> Ticket {
 // SHED-8
 #[tokio::test(start_paused = true)]
 async fn who_is_more_critical_goes_first() {
-    let served = order(MS, &room().classify(by_path), &["/s1", "/c1", "/p1", "/s2", "/p2"]).await;
+    let served = order(
+        MS,
+        &room().classify(by_path),
+        &["/s1", "/c1", "/p1", "/s2", "/p2"],
+    )
+    .await;
     assert_eq!(served, ["/p1", "/p2", "/c1", "/s1", "/s2"]);
 }
 
@@ -240,7 +257,11 @@ async fn who_is_more_critical_takes_the_place_of_who_is_less_in_a_full_room() {
     }
     let mut critical = ask(&service, get("/c"));
     assert_pending!(critical.poll());
-    assert_eq!(status(&mut sheddable[1]), Some(503), "who came last had waited the least");
+    assert_eq!(
+        status(&mut sheddable[1]),
+        Some(503),
+        "who came last had waited the least"
+    );
     assert_eq!(status(&mut sheddable[0]), None);
     assert_eq!(answer(&service, get("/s3")).status(), 503);
     assert_eq!(layer.handle().shed_of(Criticality::Sheddable), 2);
@@ -268,7 +289,10 @@ async fn a_share_is_kept_however_much_comes_that_is_more_critical() {
         running.retain_mut(|running| running.poll().is_pending());
     }
     let of = |class| overload.in_flight_of(class);
-    assert_eq!((of(Criticality::CriticalPlus), of(Criticality::Sheddable)), (8, 2));
+    assert_eq!(
+        (of(Criticality::CriticalPlus), of(Criticality::Sheddable)),
+        (8, 2)
+    );
 }
 
 // SHED-8
@@ -281,14 +305,22 @@ async fn without_a_room_slots_are_kept_for_who_was_refused_and_is_more_critical(
     for running in &mut sheddable {
         assert_pending!(running.poll());
     }
-    assert_eq!(answer(&service, get("/c")).status(), 503, "all slots are taken");
+    assert_eq!(
+        answer(&service, get("/c")).status(),
+        503,
+        "all slots are taken"
+    );
     sheddable.pop();
     assert_eq!(answer(&service, get("/s")).status(), 503);
     assert_eq!(overload.shed_for(Reason::Kept), 1);
     let mut critical = ask(&service, get("/c"));
     assert_pending!(critical.poll());
     sheddable.pop();
-    assert_eq!(answer(&service, get("/s")).status(), 503, "the next is kept, too");
+    assert_eq!(
+        answer(&service, get("/s")).status(),
+        503,
+        "the next is kept, too"
+    );
 
     // It is forgotten when nobody was refused for a while.
     advance(Duration::from_secs(9)).await;
@@ -303,7 +335,10 @@ async fn who_has_few_requests_in_the_house_goes_before_who_has_many() {
     let layer = room().classify(|head: &Head<'_>| Ticket::default().key(&head.uri.path()[..2]));
     let served = order(MS, &layer, &["/a1", "/a2", "/a3", "/b1", "/a4", "/b2"]).await;
     assert_eq!(served[0], "/b1");
-    assert_eq!(served.iter().filter(|path| path.starts_with("/b")).count(), 2);
+    assert_eq!(
+        served.iter().filter(|path| path.starts_with("/b")).count(),
+        2
+    );
     assert!(served[..4].contains(&"/b2".to_owned()), "{served:?}");
 }
 
@@ -334,7 +369,9 @@ async fn who_cannot_be_served_in_time_is_refused_at_once() {
     let (service, handler) = limited(&layer);
     let call = |timeout: &str| {
         let mut request = get("/");
-        request.headers_mut().insert("grpc-timeout", timeout.parse().unwrap());
+        request
+            .headers_mut()
+            .insert("grpc-timeout", timeout.parse().unwrap());
         request
     };
     // It takes 100 ms to serve one, as it has seen.
@@ -348,7 +385,10 @@ async fn who_cannot_be_served_in_time_is_refused_at_once() {
 
     let refused = answer(&service, call("199m"));
     assert_eq!(refused.status(), 503);
-    assert!(!refused.headers().contains_key("retry-after"), "it would be too late then, too");
+    assert!(
+        !refused.headers().contains_key("retry-after"),
+        "it would be too late then, too"
+    );
     assert_eq!(overload.shed_for(Reason::TooLate), 1);
     let mut waits = ask(&service, call("200m"));
     assert_pending!(waits.poll());
@@ -422,10 +462,138 @@ async fn an_order_of_ones_own_decides() {
     struct Last;
     impl Admission for Last {
         fn next(&mut self, room: &WaitingRoom) -> Option<WaiterId> {
-            room.of(Criticality::Critical).next_back().map(|waiter| waiter.id)
+            room.of(Criticality::Critical)
+                .next_back()
+                .map(|waiter| waiter.id)
         }
     }
     let served = order(MS, &room().admission(Last), &["/0", "/1", "/2"]).await;
     assert_eq!(served, ["/2", "/1", "/0"]);
-    let _ = task::spawn(());
+}
+
+// SHED-8
+#[tokio::test(start_paused = true)]
+async fn a_share_has_places_in_a_room_full_of_who_is_more_critical() {
+    let layer = InFlightLimitLayer::new(10)
+        .max_wait(Duration::from_secs(1))
+        .classify(by_path)
+        .share(Criticality::Sheddable, 0.2);
+    let (service, handler) = limited(&layer);
+    let mut critical: Vec<_> = (0..20).map(|_| ask(&service, get("/c"))).collect();
+    for running in &mut critical {
+        assert_pending!(running.poll());
+    }
+    let mut sheddable = [ask(&service, get("/s")), ask(&service, get("/s"))];
+    for waits in &mut sheddable {
+        assert_pending!(waits.poll(), "it is owed two slots");
+    }
+    assert_eq!(answer(&service, get("/s")).status(), 503, "and no more");
+    assert_eq!(
+        answer(&service, get("/c")).status(),
+        503,
+        "nor do others take its places"
+    );
+    critical.retain_mut(|running| running.poll().is_pending());
+    assert_eq!(layer.handle().shed_for(Reason::Displaced), 2);
+    handler.end(2);
+    critical.retain_mut(|running| running.poll().is_pending());
+    assert!(sheddable.iter().all(tokio_test::task::Spawn::is_woken));
+}
+
+// SHED-8
+#[tokio::test(start_paused = true)]
+async fn without_a_room_a_share_is_kept_for_who_was_refused() {
+    let layer = InFlightLimitLayer::new(10)
+        .classify(by_path)
+        .share(Criticality::Sheddable, 0.1);
+    let (service, _handler) = limited(&layer);
+    let mut critical: Vec<_> = (0..10).map(|_| ask(&service, get("/c"))).collect();
+    for running in &mut critical {
+        assert_pending!(running.poll());
+    }
+    assert_eq!(answer(&service, get("/s")).status(), 503);
+    critical.pop();
+    assert_eq!(answer(&service, get("/c")).status(), 503);
+    assert_eq!(layer.handle().shed_for(Reason::Kept), 1);
+    assert_pending!(ask(&service, get("/s")).poll());
+}
+
+// SHED-8
+#[tokio::test(start_paused = true)]
+async fn nobody_is_refused_by_an_idle_server() {
+    for limit in 1..20 {
+        let layer = InFlightLimitLayer::new(limit).classify(by_path);
+        let (service, _handler) = limited(&layer);
+        let paths = ["/s", "/c", "/p"];
+        for path in paths {
+            let mut running: Vec<_> = (0..limit).map(|_| ask(&service, get(path))).collect();
+            for running in &mut running {
+                let _ = running.poll();
+            }
+            for path in paths {
+                for _ in 0..10 {
+                    let _ = ask(&service, get(path)).poll();
+                }
+            }
+        }
+        for path in paths {
+            assert_pending!(ask(&service, get(path)).poll(), "{limit} {path}");
+        }
+    }
+}
+
+// SHED-5
+#[tokio::test(start_paused = true)]
+async fn an_order_that_panics_costs_nobody_a_slot() {
+    #[derive(Debug)]
+    struct Wrong;
+    impl Admission for Wrong {
+        fn next(&mut self, _: &WaitingRoom) -> Option<WaiterId> {
+            panic!("as asked")
+        }
+    }
+    let layer = room().admission(Wrong);
+    let (service, _handler) = limited(&layer);
+    let [running] = asked(&service);
+    let waiting = asked::<2>(&service);
+    drop(running);
+    drop(waiting);
+    assert_eq!(
+        (layer.handle().in_flight(), layer.handle().waiting()),
+        (0, 0)
+    );
+    let _running = asked::<1>(&service);
+}
+
+// SHED-7, SHED-10
+#[tokio::test(start_paused = true)]
+async fn a_deadline_counts_where_the_service_is_waited_for_too() {
+    let layer = InFlightLimitLayer::new(5).max_wait(Duration::from_secs(10));
+    let service = layer.layer(Pool(Arc::default()));
+    let mut request = get("/");
+    request
+        .headers_mut()
+        .insert("grpc-timeout", "30m".parse().unwrap());
+    let mut waits = ask(&service, request);
+    assert_eq!(status(&mut waits), None);
+    advance(29 * MS).await;
+    assert_eq!(status(&mut waits), None);
+    advance(MS).await;
+    assert_eq!(status(&mut waits), Some(503));
+}
+
+// SHED-4, SHED-10
+#[tokio::test(start_paused = true)]
+async fn who_is_exempt_waits_no_longer_for_a_service_than_others() {
+    let exempt = |_: &Head<'_>| Ticket::exempt();
+    let layer = InFlightLimitLayer::new(5).classify(exempt);
+    let service = layer.layer(Pool(Arc::default()));
+    assert_eq!(answer(&service, get("/")).status(), 503);
+    let layer = layer.max_wait(100 * MS);
+    let service = layer.layer(Pool(Arc::default()));
+    let mut waits = ask(&service, get("/"));
+    advance(99 * MS).await;
+    assert_eq!(status(&mut waits), None);
+    advance(MS).await;
+    assert_eq!(status(&mut waits), Some(503));
 }

@@ -7,9 +7,7 @@ use conformance::{Answer, Layers, Protocol, Server, Stack, Wire};
 use futures_util::future::join_all;
 use http::Request;
 use http_body_util::BodyExt;
-use tokio::{
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use tower_connection::{AcceptGate, Head};
 use tower_drain::Drain;
 use tower_overload::{InFlightLimitLayer, Reason, Ticket};
@@ -61,10 +59,13 @@ pub(crate) async fn past_the_limit_a_request_reads_a_503_at_once(stack: Stack) {
     // SHED-1, SHED-3: the router of `axum::serve` is layered again for each connection.
     let server = start(stack, InFlightLimitLayer::new(10)).await;
     let asked = Instant::now();
-    let answers = clients(&server, 50).await.into_iter().map(|mut wire| async move {
-        let answer = wire.get("/sleep/1000").await.expect("an answer");
-        (answer, asked.elapsed())
-    });
+    let answers = clients(&server, 50)
+        .await
+        .into_iter()
+        .map(|mut wire| async move {
+            let answer = wire.get("/sleep/1000").await.expect("an answer");
+            (answer, asked.elapsed())
+        });
     let answers = join_all(answers).await;
     let (served, shed): (Vec<_>, Vec<_>) = (answers.iter()).partition(|(a, _)| a.status == 200);
     assert_eq!((served.len(), shed.len()), (10, 40));
@@ -119,7 +120,10 @@ pub(crate) async fn a_client_that_leaves_gives_its_slot_back(stack: Stack) {
     // SHED-2
     let server = start(stack, InFlightLimitLayer::new(2)).await;
     for path in ["/endless", "/ticks/10", "/sleep/50000", "/bytes/5000000"] {
-        let running = [runs(server.connect().await, path), runs(server.connect().await, path)];
+        let running = [
+            runs(server.connect().await, path),
+            runs(server.connect().await, path),
+        ];
         sleep(5 * MS).await;
         if path != "/bytes/5000000" {
             assert_eq!(server.overload().in_flight(), 2, "{path}");
@@ -130,7 +134,16 @@ pub(crate) async fn a_client_that_leaves_gives_its_slot_back(stack: Stack) {
         settle().await;
         assert_eq!(server.overload().in_flight(), 0, "{path}");
     }
-    assert_eq!(server.connect().await.get("/").await.expect("an answer").body, "ok");
+    assert_eq!(
+        server
+            .connect()
+            .await
+            .get("/")
+            .await
+            .expect("an answer")
+            .body,
+        "ok"
+    );
 }
 
 pub(crate) async fn a_panic_gives_its_slot_back(stack: Stack) {
@@ -140,7 +153,16 @@ pub(crate) async fn a_panic_gives_its_slot_back(stack: Stack) {
         assert!(server.connect().await.get("/panic").await.is_err());
         assert_eq!(server.overload().in_flight(), 0);
     }
-    assert_eq!(server.connect().await.get("/").await.expect("an answer").body, "ok");
+    assert_eq!(
+        server
+            .connect()
+            .await
+            .get("/")
+            .await
+            .expect("an answer")
+            .body,
+        "ok"
+    );
 }
 
 pub(crate) async fn an_exempt_request_is_served_at_the_limit(stack: Stack) {
@@ -162,15 +184,21 @@ pub(crate) async fn who_waits_is_served_when_a_slot_is_free(stack: Stack) {
     // SHED-5
     let server = start(stack, InFlightLimitLayer::new(5).max_wait(3 * S)).await;
     let asked = Instant::now();
-    let answers = clients(&server, 12).await.into_iter().map(|mut wire| async move {
-        let answer = wire.get("/sleep/500").await.expect("an answer");
-        (answer.status.as_u16(), asked.elapsed().as_millis() / 100)
-    });
+    let answers = clients(&server, 12)
+        .await
+        .into_iter()
+        .map(|mut wire| async move {
+            let answer = wire.get("/sleep/500").await.expect("an answer");
+            (answer.status.as_u16(), asked.elapsed().as_millis() / 100)
+        });
     let mut answers = join_all(answers).await;
     answers.sort_unstable();
     let expected = [vec![(200, 5); 5], vec![(200, 10); 5], vec![(503, 0); 2]].concat();
     assert_eq!(answers, expected);
-    assert_eq!((server.overload().in_flight(), server.overload().waiting()), (0, 0));
+    assert_eq!(
+        (server.overload().in_flight(), server.overload().waiting()),
+        (0, 0)
+    );
 }
 
 pub(crate) async fn a_wait_ends_in_time(stack: Stack) {
@@ -208,7 +236,10 @@ pub(crate) async fn who_leaves_the_room_makes_way(stack: Stack) {
     let answer = next.await.expect("no panic").expect("an answer");
     assert_eq!(answer.body, "ok");
     settle().await;
-    assert_eq!((server.overload().in_flight(), server.overload().waiting()), (0, 0));
+    assert_eq!(
+        (server.overload().in_flight(), server.overload().waiting()),
+        (0, 0)
+    );
 }
 
 pub(crate) async fn a_shed_call_reads_unavailable(stack: Stack) {
@@ -276,9 +307,25 @@ pub(crate) async fn a_web_socket_holds_no_slot(stack: Stack) {
     }
     settle().await;
     // Nothing tells a service of the end of a stream of HTTP/2.
-    let counted = if server.protocol() == Protocol::Http1 { 2 } else { 0 };
-    assert_eq!((server.overload().in_flight(), server.overload().streams()), (0, counted));
-    assert_eq!(server.connect().await.get("/").await.expect("an answer").body, "ok");
+    let counted = if server.protocol() == Protocol::Http1 {
+        2
+    } else {
+        0
+    };
+    assert_eq!(
+        (server.overload().in_flight(), server.overload().streams()),
+        (0, counted)
+    );
+    assert_eq!(
+        server
+            .connect()
+            .await
+            .get("/")
+            .await
+            .expect("an answer")
+            .body,
+        "ok"
+    );
     if server.protocol() == Protocol::Http1 {
         let refused = server.connect().await.get_upgrade("/ws").await;
         assert_shed(&refused.expect("an answer"));

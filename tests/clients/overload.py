@@ -338,11 +338,12 @@ def health_checks_keep_nobody_out(stack):
     with Playground(stack, "--max-in-flight", "1") as server, ThreadPoolExecutor(2) as pool:
         alone = pool.submit(run, *load, server.url + "/")
         if http1:
-            with connect(server) as sock:
-                pool.submit(ended, sock, 10)  # it reads on
-                while not alone.done():
-                    sock.sendall(get(b"/healthz") * 1000)
-                sock.shutdown(socket.SHUT_RDWR)
+            sock = connect(server)
+            reader = pool.submit(ended, sock, 10)
+            while not alone.done():
+                sock.sendall(get(b"/healthz") * 1000)
+            sock.shutdown(socket.SHUT_RDWR)
+            reader.result()
         else:
             run("h2load", "-c1", "-m100", "-D2", server.url + "/healthz")
         alone.result()

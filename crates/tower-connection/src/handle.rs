@@ -432,7 +432,7 @@ impl ConnectionHandle {
         let _held = std::mem::replace(&mut self.rules().held, Held::Closed);
     }
 
-    /// Says that a request was answered in the place of its service because there is no room for it, and returns for
+    /// Says that a request was `now` answered in the place of its service because there is no room for it, and returns for
     /// how long now nothing but such answers was sent here, as far as [`note_served`](Self::note_served) tells.
     ///
     /// ```
@@ -440,16 +440,17 @@ impl ConnectionHandle {
     /// # use tower_connection::ConnectionHandle;
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
     /// let connection = ConnectionHandle::detached();
-    /// assert_eq!(connection.note_refused(), Duration::ZERO);
+    /// let refused = || connection.note_refused(tokio::time::Instant::now());
+    /// assert_eq!(refused(), Duration::ZERO);
     /// tokio::time::advance(Duration::from_secs(3)).await;
-    /// assert_eq!(connection.note_refused(), Duration::from_secs(3));
+    /// assert_eq!(refused(), Duration::from_secs(3));
     /// connection.note_served();
-    /// assert_eq!(connection.note_refused(), Duration::ZERO);
+    /// assert_eq!(refused(), Duration::ZERO);
     /// # }
     /// ```
     #[must_use = "a client should not stay for ever where it is not served"]
-    pub fn note_refused(&self) -> Duration {
-        let now = self.now();
+    pub fn note_refused(&self, now: Instant) -> Duration {
+        let now = self.nanoseconds(now);
         Duration::from_nanos(now - self.shared.state.refused_since(now))
     }
 
@@ -570,7 +571,11 @@ impl ConnectionHandle {
 
     /// Nanoseconds since it was accepted.
     pub(crate) fn now(&self) -> u64 {
-        let since = Instant::now().duration_since(self.shared.accepted_at);
+        self.nanoseconds(Instant::now())
+    }
+
+    fn nanoseconds(&self, at: Instant) -> u64 {
+        let since = at.duration_since(self.shared.accepted_at);
         // They fit for 584 years.
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }

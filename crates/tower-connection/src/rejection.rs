@@ -5,7 +5,7 @@ use std::{
 };
 
 use http::{
-    HeaderValue, Request, Response, StatusCode, Version,
+    HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body::{Body, Frame, SizeHint};
@@ -34,7 +34,7 @@ use crate::Head;
 /// assert_eq!(answer.headers()["retry-after"], "2");
 /// assert_eq!(answer.headers()["connection"], "close");
 ///
-/// let call = Request::builder().header("content-type", "application/grpc").body(()).unwrap();
+/// let call = Request::post("/").header("content-type", "application/grpc").body(()).unwrap();
 /// let answer: Response<String> = rejection.answer(&call);
 /// assert_eq!(answer.status(), 200);
 /// assert_eq!(answer.headers()["grpc-status"], "14");
@@ -86,7 +86,7 @@ impl Rejection {
         self.respond(request.version, Self::is_grpc(request))
     }
 
-    /// Whether it is answered in gRPC: by the request's `content-type`.
+    /// Whether it is answered in gRPC: by the request's `content-type`, if it is a `POST`.
     ///
     /// ```
     /// # use http::Request;
@@ -97,6 +97,9 @@ impl Rejection {
     /// ```
     #[must_use]
     pub fn is_grpc(request: &Head<'_>) -> bool {
+        if request.method != Method::POST {
+            return false;
+        }
         let content_type = request.headers.get(CONTENT_TYPE);
         content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
     }
@@ -128,30 +131,49 @@ impl Rejection {
 /// A number for a header. The ones that are told are not written each time.
 fn seconds_value(seconds: u64) -> HeaderValue {
     let written = usize::try_from(seconds).ok().and_then(|n| WRITTEN.get(n));
-    let Some(digits) = written else {
-        return seconds.into();
-    };
-    let zeros = digits[..3].iter().take_while(|digit| **digit == b'0');
-    let text = std::str::from_utf8(&digits[zeros.count()..]);
-    HeaderValue::from_static(text.unwrap_or_default())
+    written.map_or_else(|| seconds.into(), |text| HeaderValue::from_static(text))
 }
 
 /// Twenty minutes and a bit.
-static WRITTEN: [[u8; 4]; 1300] = {
-    let mut written = [[b'0'; 4]; 1300];
-    let mut n = 1;
+static WRITTEN: [&str; 1300] = {
+    static DIGITS: [[u8; 4]; 1300] = digits();
+    let mut written = [""; 1300];
+    let mut n = 0;
     while n < written.len() {
-        written[n] = written[n - 1];
-        let mut digit = 3;
-        while written[n][digit] == b'9' {
-            written[n][digit] = b'0';
-            digit -= 1;
-        }
-        written[n][digit] += 1;
+        let zeros = if n < 10 {
+            3
+        } else if n < 100 {
+            2
+        } else if n < 1000 {
+            1
+        } else {
+            0
+        };
+        let (_, digits) = DIGITS[n].split_at(zeros);
+        written[n] = match std::str::from_utf8(digits) {
+            Ok(text) => text,
+            Err(_) => unreachable!(),
+        };
         n += 1;
     }
     written
 };
+
+const fn digits() -> [[u8; 4]; 1300] {
+    let mut digits = [[b'0'; 4]; 1300];
+    let mut n = 1;
+    while n < digits.len() {
+        digits[n] = digits[n - 1];
+        let mut place = 3;
+        while digits[n][place] == b'9' {
+            digits[n][place] = b'0';
+            place -= 1;
+        }
+        digits[n][place] += 1;
+        n += 1;
+    }
+    digits
+}
 
 pin_project_lite::pin_project! {
     /// The body of a service that may be rejected: the service's own, or none.

@@ -52,9 +52,9 @@ impl<B: Body> Shedding<B> {
     ) -> Self {
         let shed = shared.core.shed(reason, ticket, now);
         let answer = shared.respond.respond(&Head::of(&request), &shed);
-        let connection = request.extensions().get::<ConnectionHandle>().cloned();
-        if let Some(connection) = &connection {
-            if connection.note_refused() >= TIRED {
+        let connection = request.extensions().get::<ConnectionHandle>();
+        if let Some(connection) = connection {
+            if connection.note_refused(now) >= TIRED {
                 connection.close();
             }
         }
@@ -62,10 +62,11 @@ impl<B: Body> Shedding<B> {
         let mut me = Self {
             answer: Some(answer),
             rest: None,
-            connection,
+            connection: None,
             looked: 0,
         };
         if http1 && !request.body().is_end_stream() {
+            me.connection = connection.cloned();
             let size = request.body().size_hint().upper();
             let expects = request.headers().contains_key(EXPECT); // the client waits with its body
             if size.is_some_and(|size| size <= SMALL) && !expects {

@@ -36,6 +36,7 @@ async fn a_grpc_call_reads_unavailable_with_pushback() {
     let (service, _running) = full(&InFlightLimitLayer::new(1));
     let mut call = get("/grpc.health.v1.Health/Check");
     *call.version_mut() = Version::HTTP_2;
+    *call.method_mut() = http::Method::POST;
     let grpc = "application/grpc".parse().unwrap();
     call.headers_mut().insert("content-type", grpc);
     let refused = answer(&service, call);
@@ -351,6 +352,36 @@ async fn what_tower_makes_wait_is_shed_and_its_error_stays() {
     handler.end(2);
     assert!(first.poll().is_ready());
     assert_eq!(service.oneshot(get("/")).await.unwrap().status(), 200);
+}
+
+// SHED-10, SHED-2
+#[tokio::test(start_paused = true)]
+async fn a_pool_of_fifty_behind_ten_thousand_clients_has_no_hidden_queue() {
+    let handler = Handler::new();
+    let shed = LoadShedLayer::new();
+    let pool = ServiceBuilder::new()
+        .layer(shed.clone())
+        .layer(GlobalConcurrencyLimitLayer::new(50))
+        .service(handler.clone());
+    let mut running = Vec::new();
+    let mut refused = 0;
+    for _ in 0..10_000 {
+        let mut client = tokio_test::task::spawn(pool.clone().oneshot(get("/")));
+        match client.poll() {
+            Poll::Pending => running.push(client),
+            Poll::Ready(answer) => {
+                assert_eq!(answer.unwrap().status(), 503);
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((running.len(), refused, handler.running()), (50, 9_950, 50));
+    assert_eq!(
+        (shed.handle().in_flight(), shed.handle().shed()),
+        (50, 9_950)
+    );
+    drop(running);
+    assert_eq!(shed.handle().in_flight(), 0);
 }
 
 // SHED-10: tower's own LoadShed refused 872 of 1,000 calls over an empty Buffer, as tokio's budget for the task was

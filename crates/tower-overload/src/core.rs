@@ -132,19 +132,23 @@ impl Core {
         self.slots.take().then(|| Slot::new(self.clone()))
     }
 
-    /// Whether a request may keep the slot that it took before anything was known of it.
-    pub(crate) fn may_enter(&self, ticket: &Ticket, now: Instant) -> bool {
-        if !self.shares.keeps() {
-            return true;
-        }
+    /// A slot for a request, if one is free for it. Only without a room must slots be kept: who waits goes in order.
+    pub(crate) fn take_for(
+        self: &Arc<Self>,
+        ticket: &Ticket,
+        waits: bool,
+        now: Instant,
+    ) -> Result<Slot, Reason> {
         let counts = self.counts();
-        let free = counts.limit.saturating_sub(counts.in_flight);
-        let second = self.second(now);
-        let may = self.shares.may_enter(ticket, free, counts.limit, second);
-        if may {
+        if !waits && self.shares.keeps() && !counts.is_full() {
+            let free = counts.limit - counts.in_flight - 1;
+            let second = self.second(now);
+            if !self.shares.may_enter(ticket, free, counts.limit, second) {
+                return Err(Reason::Kept);
+            }
             self.shares.note_admitted(ticket, counts.limit, second);
         }
-        may
+        self.try_take().ok_or(Reason::Full)
     }
 
     pub(crate) fn note_admitted(&self, class: Criticality) {

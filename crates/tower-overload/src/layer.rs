@@ -67,6 +67,10 @@ impl Shared {
         }
     }
 
+    pub(crate) fn classifies(&self) -> bool {
+        self.classify.is_some()
+    }
+
     pub(crate) fn ticket(&self, head: &Head<'_>) -> Ticket {
         let classify = self.classify.as_ref();
         classify.map_or_else(Ticket::default, |classify| classify.classify(head))

@@ -59,7 +59,7 @@
 //!
 //! 1. `poll_ready` takes a slot, if one is free, in one atomic step; and asks the service inside whether it is ready.
 //! 2. A [`Classify`] says from the head how critical the request is, whose, how long its client waits, and whether it is
-//!    exempt.
+//!    exempt. (With one, the slot is taken after it: a health check takes none, even for a moment.)
 //! 3. Without a slot, it waits for at most [`max_wait`](InFlightLimitLayer::max_wait), among at most as many others as
 //!    there are slots: first come, first served, until the queue *stands*; then last come, first served
 //!    ([`AdaptiveLifo`], or an [`Admission`] of yours). Who ends a request hands the slot over. A request that cannot
@@ -83,8 +83,6 @@
 //! - The end of a WebSocket over HTTP/2, and over HTTP/1 without an acceptor.
 //! - Who really sent a header. No class, key or exemption should come from one that anybody can set.
 //! - A client that reads slowly holds its slot. Put a write timeout beside it.
-//! - Right after an exempt request took a slot in `poll_ready` and before it gives it back in `call`, another thread may
-//!   find it taken.
 //!
 //! # What it costs
 //!

@@ -24,14 +24,15 @@ use crate::{
 /// A service of which at most so many requests are in flight; see [`InFlightLimitLayer`](crate::InFlightLimitLayer).
 ///
 /// It is always ready: a request that finds no slot is answered in its place. A slot that `poll_ready` took is kept until
-/// `call`, or until this is dropped: who asks and does not call keeps others out.
+/// `call`, or until this is dropped: who asks and does not call keeps others out. With a [`Classify`](crate::Classify) it
+/// is `call` that takes the slot, in as few steps: not before the request is known.
 #[derive(Debug)]
 pub struct InFlightLimit<S> {
     inner: S,
     shared: Arc<Shared>,
-    /// Taken by `poll_ready`, and whether the service inside was ready then.
+    /// Taken by `poll_ready`, and whether the service inside was ready then, if it was asked.
     slot: Option<Slot>,
-    ready: bool,
+    ready: Option<bool>,
 }
 
 // A clone has no slot: that belongs to the request it was taken for.
@@ -47,7 +48,7 @@ impl<S> InFlightLimit<S> {
             inner,
             shared,
             slot: None,
-            ready: false,
+            ready: None,
         }
     }
 }
@@ -64,25 +65,32 @@ where
     type Future = InFlightLimitFuture<S::Future, S, B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        if self.slot.is_none() {
-            self.slot = self.shared.core.try_take();
-            self.ready = false;
-        }
-        if self.slot.is_some() && !self.ready {
-            self.ready = match poll_unbudgeted(cx, |cx| self.inner.poll_ready(cx)) {
-                Poll::Ready(Ok(())) => true,
+        let core = &self.shared.core;
+        let has_slot = if self.shared.classifies() {
+            // Whether the request may have one is known in `call`: a health check must not take it, even for a moment.
+            !core.counts().is_full()
+        } else {
+            if self.slot.is_none() {
+                self.slot = core.try_take();
+                self.ready = None;
+            }
+            self.slot.is_some()
+        };
+        if has_slot && self.ready != Some(true) {
+            match poll_unbudgeted(cx, |cx| self.inner.poll_ready(cx)) {
+                Poll::Ready(Ok(())) => self.ready = Some(true),
                 Poll::Ready(Err(error)) => {
                     self.slot = None;
                     return Poll::Ready(Err(error));
                 }
-                Poll::Pending => false,
-            };
+                Poll::Pending => self.ready = Some(false),
+            }
         }
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (slot, ready) = (self.slot.take(), std::mem::take(&mut self.ready));
+        let (slot, ready) = (self.slot.take(), self.ready.take());
         let shared = &self.shared;
         let core = &shared.core;
         let now = Instant::now();
@@ -93,25 +101,26 @@ where
         let max_wait = core.max_wait();
         let mut until = now + max_wait;
         let stage = if ticket.exempt {
-            drop(slot);
             Stage::Inner(None)
-        } else if max_wait.is_zero() {
-            match slot {
-                Some(slot) if core.may_enter(&ticket, now) && ready => {
-                    Stage::Inner(Some(slot.permit(&ticket, now)))
-                }
-                Some(_) if !ready => return shed(Reason::NotReady, request),
-                Some(_) => return shed(Reason::Kept, request),
-                None => return shed(Reason::Full, request),
-            }
         } else {
-            let header = shared.deadline_header.as_ref();
-            let deadline = budget::deadline(&ticket, request.headers(), header, now);
+            let waits = !max_wait.is_zero();
+            let slot = match slot {
+                Some(slot) => Ok(slot),
+                None if shared.classifies() => core.take_for(&ticket, waits, now),
+                None => Err(Reason::Full),
+            };
+            let deadline = if waits {
+                let header = shared.deadline_header.as_ref();
+                budget::deadline(&ticket, request.headers(), header, now)
+            } else {
+                None
+            };
             until = deadline.map_or(until, |deadline| until.min(deadline));
             match slot {
-                // Who waits goes in order: only without a room must slots be kept.
-                Some(slot) => Stage::Inner(Some(slot.permit(&ticket, now))),
-                None => match core.wait(&ticket, deadline, now) {
+                Ok(_) if !waits && ready == Some(false) => return shed(Reason::NotReady, request),
+                Ok(slot) => Stage::Inner(Some(slot.permit(&ticket, now))),
+                Err(reason) if !waits => return shed(reason, request),
+                Err(_) => match core.wait(&ticket, deadline, now) {
                     Ok(Wait::Over(permit)) => Stage::Inner(Some(permit)),
                     Ok(Wait::Waits(waits)) => {
                         until = waits.until();
@@ -123,8 +132,10 @@ where
         };
         let course = Course::of(&request, &ticket);
         let stage = match stage {
-            Stage::Inner(permit) if ready => {
-                note_served(&request);
+            Stage::Inner(permit) if ready == Some(true) => {
+                if permit.is_some() {
+                    note_served(&request);
+                }
                 let inner = self.inner.call(request);
                 return InFlightLimitFuture::serve(Serving::new(inner, permit, course));
             }
@@ -278,7 +289,9 @@ impl<S, B> Waiting<S, B> {
         match poll_unbudgeted(cx, |cx| self.service.poll_ready(cx)) {
             Poll::Ready(Ok(())) => {
                 let request = self.request.take().expect("it waits");
-                note_served(&request);
+                if permit.is_some() {
+                    note_served(&request);
+                }
                 let inner = self.service.call(request);
                 let course = std::mem::take(&mut self.course);
                 let serving = Serving::new(inner, permit, course);

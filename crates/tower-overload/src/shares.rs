@@ -85,7 +85,7 @@ impl Shares {
             .saturating_sub(self.in_flight(class))
     }
 
-    /// Whether a request may have the slot it took, of which `free` are left: or those are kept for others.
+    /// Whether a request may take a slot, after which `free` are left: or those are kept for others.
     pub(crate) fn may_enter(
         &self,
         ticket: &Ticket,

@@ -31,6 +31,9 @@ impl Limit for Quick {
     }
 
     fn on_sample(&self, sample: &Sample) {
+        if sample.outcome == Outcome::Ignore {
+            return; // a client that left, or asked for what is not there
+        }
         let limit = self.limit();
         let quick = sample.latency < Duration::from_millis(50) && sample.outcome == Outcome::Ok;
         let limit = if quick { limit + 1 } else { limit - 1 };

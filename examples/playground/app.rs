@@ -167,7 +167,7 @@ async fn metrics(State(server): State<Server>) -> Response {
         writeln!(text, "# TYPE {name} counter\n{name} {value}").expect("a string takes it");
     }
     writeln!(text, "# TYPE requests_shed_total counter").expect("a string takes it");
-    for reason in Reason::ALL {
+    for &reason in Reason::ALL {
         let (label, n) = (reason.as_str(), overload.shed_for(reason));
         writeln!(text, "requests_shed_total{{reason=\"{label}\"}} {n}").expect("a string takes it");
     }

@@ -5,7 +5,8 @@
 //! every stack must be the same. `tests/conformance.rs` runs each scenario on each stack.
 //!
 //! The sockets are pipes in memory and the clock is paused, so a deadline costs no waiting and a test
-//! cannot be flaky; what needs a kernel (resets, descriptors) is in `clients/run.py`.
+//! cannot be flaky; what needs a kernel (resets, descriptors) is in `clients/run.py`. A [`Load`] is another
+//! matter: it comes over real sockets, in real time, for benchmarks.
 
 #![allow(
     clippy::missing_panics_doc,

@@ -314,7 +314,7 @@ fn the_same_seed_is_the_same_run() {
     assert_ne!(trace(1), trace(2));
 }
 
-// SHED-14: at nine tenths of what 50 slots can do, and clients that come back once, when they are told to.
+// SHED-14: at 85 % of what 50 slots can do, and clients that come back once, when they are told to.
 #[test]
 fn who_returns_when_told_is_admitted() {
     for seed in 0..3 {

@@ -59,16 +59,16 @@ struct Shared {
 struct Rules {
     refusal: Option<Rejection>,
     upgrades: Vec<UpgradeGate>,
-    held: Held,
+    held: Guards,
 }
 
 /// What is kept until the socket is closed.
-enum Held {
+enum Guards {
     Open(Vec<Box<dyn Any + Send>>),
     Closed,
 }
 
-impl Default for Held {
+impl Default for Guards {
     fn default() -> Self {
         Self::Open(Vec::new())
     }
@@ -394,7 +394,7 @@ impl ConnectionHandle {
     /// (RFC 9112, section 9.6).
     ///
     /// For whoever answers a request without reading its body; it is bounded by 16 MiB, too. The answer must say
-    /// `Connection: close`, as this does not.
+    /// `Connection: close`, as this does not. For HTTP/1: HTTP/2 ends a stream instead.
     ///
     /// ```
     /// # use tower_connection::ConnectionHandle;
@@ -421,7 +421,7 @@ impl ConnectionHandle {
     /// assert_eq!(Arc::strong_count(&permit), 1);
     /// ```
     pub fn hold(&self, guard: impl Send + 'static) {
-        if let Held::Open(held) = &mut self.rules().held {
+        if let Guards::Open(held) = &mut self.rules().held {
             held.push(Box::new(guard));
         }
     }
@@ -429,7 +429,7 @@ impl ConnectionHandle {
     /// The socket is closed.
     pub(crate) fn let_go(&self) {
         // Dropped when the lock is free: a guard may want it.
-        let _held = std::mem::replace(&mut self.rules().held, Held::Closed);
+        let _held = std::mem::replace(&mut self.rules().held, Guards::Closed);
     }
 
     /// Says that a request was `now` answered in the place of its service because there is no room for it, and returns for

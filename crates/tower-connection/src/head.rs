@@ -1,15 +1,14 @@
-use http::{HeaderMap, Method, Request, Uri, Version};
+use http::{Extensions, HeaderMap, Method, Request, Uri, Version};
 
 /// The head of a request, for settings that depend on it.
 ///
 /// ```
 /// # use tower_connection::Head;
-/// fn is_grpc(head: &Head<'_>) -> bool {
-///     let content_type = head.headers.get("content-type");
-///     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+/// fn is_upload(head: &Head<'_>) -> bool {
+///     head.method == http::Method::PUT && head.headers.contains_key("content-length")
 /// }
-/// # let call = http::Request::post("/").header("content-type", "application/grpc").body(());
-/// # assert!(is_grpc(&Head::of(&call?)));
+/// # let upload = http::Request::put("/").header("content-length", "7").body(());
+/// # assert!(is_upload(&Head::of(&upload?)));
 /// # Ok::<_, http::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +19,8 @@ pub struct Head<'a> {
     pub uri: &'a Uri,
     pub version: Version,
     pub headers: &'a HeaderMap,
+    /// What layers further out have found out: the [`ConnectionHandle`](crate::ConnectionHandle), a user.
+    pub extensions: &'a Extensions,
 }
 
 impl<'a> Head<'a> {
@@ -30,6 +31,7 @@ impl<'a> Head<'a> {
             uri: request.uri(),
             version: request.version(),
             headers: request.headers(),
+            extensions: request.extensions(),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::Head;
 
 /// The answer to a request that will not be served: `503` with `Retry-After`, or its gRPC form.
 ///
-/// The answer has no body, so that it fits any service. A gRPC request (by its `content-type`) gets a
+/// The answer has no body, so that it fits any service. A gRPC request (a `POST` with its `content-type`) gets a
 /// trailers-only response: status `UNAVAILABLE`, which clients may retry, and the pushback in
 /// milliseconds.
 ///
@@ -76,6 +76,7 @@ impl Rejection {
     }
 
     /// The answer to `request`.
+    #[must_use]
     pub fn answer<B, R: Default>(&self, request: &Request<B>) -> Response<R> {
         self.answer_to(&Head::of(request))
     }

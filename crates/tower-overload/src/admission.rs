@@ -30,6 +30,13 @@ pub trait Admission: fmt::Debug + Send + 'static {
     /// Who gets the slot that is free. `None` leaves it free until the next request ends or comes.
     fn next(&mut self, room: &WaitingRoom) -> Option<WaiterId>;
 
+    /// How many of those that wait go before `newcomer`, if it is let in: for who has a deadline. All of them, unless this is
+    /// implemented.
+    fn ahead(&self, newcomer: &Ticket, room: &WaitingRoom) -> usize {
+        let _ = newcomer;
+        room.len()
+    }
+
     /// Who is refused so that `newcomer` can wait in a room that is full. `None` refuses the newcomer, which is what is
     /// done unless this is implemented.
     fn displace(&mut self, newcomer: &Ticket, room: &WaitingRoom) -> Option<WaiterId> {
@@ -67,6 +74,20 @@ impl Admission for AdaptiveLifo {
         } else {
             fewest(line, room)
         }
+    }
+
+    fn ahead(&self, newcomer: &Ticket, room: &WaitingRoom) -> usize {
+        let class = newcomer.class;
+        let higher = class.higher().map(|class| room.waiting(class));
+        let lower = class
+            .lower()
+            .map(|class| room.waiting(class).min(room.owed(class)));
+        let own = if room.is_standing(class) {
+            0
+        } else {
+            room.waiting(class)
+        };
+        higher.chain(lower).sum::<usize>() + own
     }
 
     fn displace(&mut self, newcomer: &Ticket, room: &WaitingRoom) -> Option<WaiterId> {
@@ -107,7 +128,7 @@ fn fewest<'a>(line: impl Iterator<Item = Waiter<'a>>, room: &WaitingRoom) -> Opt
     }
     let requests = |waiter: &Waiter<'_>| room.requests_of_key(waiter.ticket);
     let mut best = (requests(&first), first.id);
-    for waiter in line {
+    for waiter in line.filter(|waiter| waiter.ticket.key.is_some()) {
         let requests = requests(&waiter);
         if requests < best.0 {
             best = (requests, waiter.id);

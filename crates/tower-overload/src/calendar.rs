@@ -26,7 +26,7 @@ const LENGTH: usize = 64;
 const PART: f64 = 0.1;
 const PART_LATER: f64 = 0.5;
 
-/// Nobody is told to come back after more than twice as long; and past it, better not to.
+/// Nobody is promised a later second: who finds none is told one after it, and better not to come.
 const GIVE_UP: u64 = 600;
 
 /// What a client is told.
@@ -63,12 +63,13 @@ impl Calendar {
         let earliest = earliest.max(1);
         let full = self.full.load(Ordering::Relaxed);
         if earliest < SECONDS && (full >> 32 != now || earliest < full & u64::from(u32::MAX)) {
-            let (span, room) = (SECONDS - earliest, part(rate, PART));
+            let (span, room) = (SECONDS - earliest, Room::of(rate, PART));
             let offset = chance % (earliest / 2 + 1);
-            for after in (0..span).map(|n| earliest + (offset + n) % span) {
+            let seconds = (0..span).map(|n| earliest + (offset + n) % span);
+            for after in seconds.filter(|after| room.is_in(now + after)) {
                 let entry = (now + after) % SECONDS;
                 let entry = usize::try_from(entry).map(|entry| &self.seconds[entry]);
-                if entry.is_ok_and(|entry| book(entry, now + after, room)) {
+                if entry.is_ok_and(|entry| book(entry, now + after, room.each)) {
                     return Promise::kept(after);
                 }
             }
@@ -76,20 +77,21 @@ impl Calendar {
             self.full.store(now << 32 | earliest, Ordering::Relaxed);
         }
         let first = now + earliest.max(SECONDS);
-        let room = part(rate, PART_LATER);
+        let room = Room::of(rate, PART_LATER);
         loop {
             let last = self.last.load(Ordering::Relaxed);
             let second = (last >> 32).max(first);
             if second >= now + GIVE_UP {
-                let give_up = earliest < GIVE_UP;
-                let after = earliest.max(GIVE_UP) + chance % GIVE_UP;
-                return Promise { after, give_up };
+                return Promise {
+                    after: GIVE_UP + chance % GIVE_UP,
+                    give_up: true,
+                };
             }
-            if book(&self.last, second, room) {
+            if room.is_in(second) && book(&self.last, second, room.each) {
                 return Promise::kept(second - now);
             }
             // The second is full: the next one.
-            let next = (second + 1) << 32;
+            let next = room.next(second) << 32;
             let _ = self
                 .last
                 .compare_exchange(last, next, Ordering::Relaxed, Ordering::Relaxed);
@@ -97,13 +99,34 @@ impl Calendar {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "it saturates"
-)]
-fn part(rate: f64, part: f64) -> u32 {
-    ((rate * part) as u32).max(1)
+/// How many clients have room: so many in each second; or one in every so many, if it is less than one.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    each: u32,
+    step: u64,
+}
+
+impl Room {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it saturates"
+    )]
+    fn of(rate: f64, part: f64) -> Self {
+        let each = rate * part;
+        Self {
+            each: (each as u32).max(1),
+            step: ((1.0 / each).ceil() as u64).clamp(1, GIVE_UP),
+        }
+    }
+
+    fn is_in(self, second: u64) -> bool {
+        second % self.step == 0
+    }
+
+    fn next(self, second: u64) -> u64 {
+        (second / self.step + 1) * self.step
+    }
 }
 
 /// Books one more of `second`, of which an entry has the second and the number, if fewer than `room` were.
@@ -197,10 +220,18 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_beyond_ten_minutes_is_spread_too() {
+    fn a_wait_beyond_ten_minutes_is_spread_and_better_not_begun() {
         let told = told(&Calendar::new(), 0, 1_000, 1.0, 200);
-        assert!(told.iter().all(|after| (1_000..1_600).contains(after)));
+        assert!(told.iter().all(|after| (600..1_200).contains(after)));
         assert!(told.iter().max() > told.iter().min());
-        assert!(!Calendar::new().promise(0, 1_000, 1.0, 0).give_up);
+        assert!(Calendar::new().promise(0, 1_000, 1.0, 0).give_up);
+    }
+
+    #[test]
+    fn who_serves_less_than_one_in_a_second_promises_less_than_one() {
+        let calendar = Calendar::new();
+        // One in five seconds is served: of the next minute one in fifty is told, after that one in ten.
+        let told = told(&calendar, 3, 1, 0.2, 5);
+        assert_eq!(told, [47, 67, 77, 87, 97]);
     }
 }

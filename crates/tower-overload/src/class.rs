@@ -93,8 +93,20 @@ impl Ticket {
     /// A request that is served whatever the load, and counts nowhere: a health check, the metrics. The service inside
     /// must be ready for it, or become so within [`max_wait`](crate::InFlightLimitLayer::max_wait).
     ///
-    /// Decide by the path, or by what your listener or your authentication says. Not by a header that anybody can send:
+    /// Decide by the path, or by what a layer further out put into the extensions. Not by a header that anybody can send:
     /// that is a way around the limit.
+    ///
+    /// ```
+    /// # use tower_connection::Head;
+    /// # use tower_overload::Ticket;
+    /// fn classify(head: &Head<'_>) -> Ticket {
+    ///     match head.uri.path() {
+    ///         "/healthz" => Ticket::exempt(),
+    ///         _ => Ticket::default(),
+    ///     }
+    /// }
+    /// # let _ = classify;
+    /// ```
     #[must_use]
     pub fn exempt() -> Self {
         Self {
@@ -107,6 +119,18 @@ impl Ticket {
     /// way for who has few.
     ///
     /// Only its hash is kept, with a secret of the process: clients cannot choose with whom they collide.
+    ///
+    /// ```
+    /// use tower_connection::{ConnectionHandle, Head};
+    /// use tower_overload::{InFlightLimitLayer, Ticket};
+    ///
+    /// let fair = InFlightLimitLayer::new(100).classify(|head: &Head<'_>| {
+    ///     let connection = head.extensions.get::<ConnectionHandle>();
+    ///     let client = connection.and_then(|connection| connection.peer().ip());
+    ///     Ticket::default().key(client.map(|address| address.ip()))
+    /// });
+    /// # drop(fair);
+    /// ```
     #[must_use]
     pub fn key(mut self, key: impl Hash) -> Self {
         static SECRET: OnceLock<RandomState> = OnceLock::new();
@@ -115,9 +139,8 @@ impl Ticket {
         self
     }
 
-    /// How long its client will wait for the answer, from now on. A request that cannot be served in time is refused
-    /// at once. The shortest of this, [`grpc-timeout`](crate::InFlightLimitLayer) and the header of the client's
-    /// counts.
+    /// How long its client will wait for the answer, from now on. See
+    /// [`deadline_header`](crate::InFlightLimitLayer::deadline_header); the shortest counts.
     #[must_use]
     pub fn deadline(mut self, within: Duration) -> Self {
         self.deadline = Some(within);
@@ -127,6 +150,12 @@ impl Ticket {
     /// Its response goes on for ever (server-sent events, a subscription): from its head on it counts as a
     /// [stream](crate::InFlightLimitLayer::max_streams), and holds no slot. Responses of type `text/event-stream` and
     /// upgrades do so anyway.
+    ///
+    /// ```
+    /// # use tower_overload::Ticket;
+    /// let long_poll = Ticket::default().stream();
+    /// # drop(long_poll);
+    /// ```
     #[must_use]
     pub fn stream(mut self) -> Self {
         self.stream = true;
@@ -142,7 +171,7 @@ impl Ticket {
 
 /// Says what a request is, from its head.
 ///
-/// Any `Fn(&Head<'_>) -> Ticket` is one. It is called for every request, before anything else is done.
+/// Any `Fn(&Head<'_>) -> Ticket` is one. It is called for every request, before a slot is taken.
 ///
 /// # Examples
 ///

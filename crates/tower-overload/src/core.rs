@@ -1,9 +1,10 @@
 //! What all clones of a layer share.
 
 use std::{
+    fmt,
     sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::Waker,
     time::Duration,
@@ -20,17 +21,16 @@ use crate::{
     room::{Entry, Verdict, WaitingRoom},
     shares::Shares,
     shed::Tally,
-    slots::{Counts, MOST, Offer, Slots},
+    slots::{Counts, MOST, Offer, Slots, asked},
 };
 
 /// After so many times as long as a request takes, what was full tells little of what is.
 const FORGOTTEN: u32 = 4;
 
 /// After so many seconds in which all were refused, a class is starved, and not unlucky.
-const STARVED: u64 = 10;
+const STARVED: u32 = 10;
 
 /// The state of a layer: it belongs to its constructor, as axum calls `layer` for each connection and each route.
-#[derive(Debug)]
 pub(crate) struct Core {
     slots: Slots,
     shares: Arc<Shares>,
@@ -38,7 +38,7 @@ pub(crate) struct Core {
     calendar: Calendar,
     shed: Tally,
     pressure: Gauge,
-    law: OnceLock<Box<dyn Limit>>,
+    law: Option<Box<dyn Limit>>,
     made: Instant,
     /// Nanoseconds.
     max_wait: AtomicU64,
@@ -47,8 +47,8 @@ pub(crate) struct Core {
     /// How long a slot is held, and how long it takes to the head of a response.
     held: Average,
     served: Average,
-    /// Since which second, and one, a class is refused and nothing else.
-    starved: [AtomicU32; 4],
+    /// Since when a class is refused and nothing else.
+    starved: [Starved; 4],
     chance: AtomicU64,
 }
 
@@ -64,7 +64,7 @@ impl Core {
             calendar: Calendar::new(),
             shed: Tally::default(),
             pressure: Gauge::default(),
-            law: law.map_or_else(OnceLock::new, OnceLock::from),
+            law,
             made: Instant::now(),
             max_wait: AtomicU64::new(0),
             max_waiting: AtomicUsize::new(0),
@@ -139,23 +139,23 @@ impl Core {
         waits: bool,
         now: Instant,
     ) -> Result<Slot, Reason> {
-        let counts = self.counts();
-        if !waits && self.shares.keeps() && !counts.is_full() {
-            let free = counts.limit - counts.in_flight - 1;
-            let second = self.second(now);
-            if !self.shares.may_enter(ticket, free, counts.limit, second) {
-                return Err(Reason::Kept);
-            }
-            self.shares.note_admitted(ticket, counts.limit, second);
+        if waits || !self.shares.keeps() {
+            return self.try_take().ok_or(Reason::Full);
         }
-        self.try_take().ok_or(Reason::Full)
+        let (limit, second) = (self.counts().limit, self.second(now));
+        let enough = |free| self.shares.may_enter(ticket, free, limit, second);
+        if self.slots.try_take_if(enough) {
+            self.shares.note_admitted(ticket, limit, second);
+            Ok(Slot::new(self.clone()))
+        } else if self.counts().is_full() {
+            Err(Reason::Full)
+        } else {
+            Err(Reason::Kept)
+        }
     }
 
     pub(crate) fn note_admitted(&self, class: Criticality) {
-        let starved = &self.starved[class.index()];
-        if starved.load(Ordering::Relaxed) != 0 {
-            starved.store(0, Ordering::Relaxed);
-        }
+        self.starved[class.index()].end();
     }
 
     /// A place in the waiting room until when it may be waited in, or why there is none.
@@ -172,9 +172,6 @@ impl Core {
         let mut until = now + max_wait;
         if let Some(deadline) = deadline {
             let served = self.served.get().unwrap_or_default();
-            if now + self.wait_of(self.counts()) + served > deadline {
-                return Err(Reason::TooLate);
-            }
             until = until.min(deadline.checked_sub(served).unwrap_or(now));
         }
         self.press(self.millisecond(now));
@@ -182,7 +179,14 @@ impl Core {
             0 => self.counts().limit,
             max => max,
         };
-        match self.slots.offer(ticket, max, now) {
+        let in_time = |ahead| {
+            let Some(deadline) = deadline else {
+                return true;
+            };
+            let served = self.served.get().unwrap_or_default();
+            now + self.wait_behind(ahead) + served <= deadline
+        };
+        match self.slots.offer(ticket, max, now, in_time) {
             Offer::Taken => Ok(Wait::Over(Slot::new(self.clone()).permit(ticket, now))),
             Offer::Waits(entry) => Ok(Wait::Waits(Waits {
                 core: self.clone(),
@@ -192,6 +196,7 @@ impl Core {
                 ended: false,
             })),
             Offer::Refused => Err(Reason::Full),
+            Offer::TooLate => Err(Reason::TooLate),
         }
     }
 
@@ -228,16 +233,25 @@ impl Core {
 
     /// A response head, or none.
     pub(crate) fn sample(&self, sample: impl FnOnce(usize) -> Sample) {
-        if let Some(law) = self.law.get() {
-            law.on_sample(&sample(self.counts().in_flight));
+        if let Some(law) = &self.law {
+            // Perhaps in a destructor; see `asked`.
+            let sample = sample(self.counts().in_flight);
+            let limit = asked(|| {
+                law.on_sample(&sample);
+                Some(law.limit())
+            });
+            if let Some(limit) = limit {
+                self.slots.resize(limit);
+            }
         }
-        self.ask_law();
     }
 
     /// Also when a request is refused: with a limit of zero there are no responses.
     fn ask_law(&self) {
-        if let Some(law) = self.law.get() {
-            self.slots.resize(law.limit());
+        if let Some(law) = &self.law {
+            if let Some(limit) = asked(|| Some(law.limit())) {
+                self.slots.resize(limit);
+            }
         }
     }
 
@@ -251,25 +265,29 @@ impl Core {
     /// How many slots become free in a second while all are taken (Little's law).
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     fn rate(&self, counts: Counts) -> Option<f64> {
-        // Without a limit, what is in flight is what can be.
-        let slots = if counts.limit == MOST {
-            counts.in_flight.max(1)
-        } else {
-            counts.limit
+        let slots = match counts.limit {
+            0 => return None,                // nobody knows until when
+            MOST => counts.in_flight.max(1), // without a limit, what is in flight is what can be
+            limit => limit,
         };
         Some(slots as f64 / self.held()?.as_secs_f64())
     }
 
     /// How long the next one who waits will, if all who wait are served in order.
-    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     pub(crate) fn wait_of(&self, counts: Counts) -> Duration {
         if !counts.is_full() && counts.waiting == 0 {
             return Duration::ZERO;
         }
-        let Some(rate) = self.rate(counts) else {
+        self.wait_behind(counts.waiting)
+    }
+
+    /// How long it is until so many have had their slot, and one more.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    fn wait_behind(&self, ahead: usize) -> Duration {
+        let Some(rate) = self.rate(self.counts()) else {
             return Duration::ZERO;
         };
-        let seconds = (counts.waiting + 1) as f64 / rate;
+        let seconds = (ahead + 1) as f64 / rate;
         Duration::try_from_secs_f64(seconds).map_or(FOREVER, |wait| wait.min(FOREVER))
     }
 
@@ -289,10 +307,7 @@ impl Core {
         let millisecond = self.millisecond(now);
         let second = u32::try_from(millisecond / 1_000).unwrap_or(u32::MAX - 1);
         self.shed.count(reason, ticket.class);
-        let starved = &self.starved[ticket.class.index()];
-        if starved.load(Ordering::Relaxed) == 0 {
-            starved.store(second + 1, Ordering::Relaxed);
-        }
+        let starved = self.starved[ticket.class.index()].note(second);
         if matches!(reason, Reason::Full | Reason::Waited | Reason::Displaced) {
             self.press(millisecond);
             self.shares.note_refused(ticket, counts.limit, second);
@@ -301,7 +316,7 @@ impl Core {
         let (retry_after, give_up) = if reason == Reason::TooLate {
             (None, false)
         } else {
-            let Promise { after, give_up } = self.promise(ticket.class, counts, second, chance);
+            let Promise { after, give_up } = self.promise(starved, counts, second, chance);
             (Some(Duration::from_secs(after)), give_up)
         };
         Shed {
@@ -313,17 +328,15 @@ impl Core {
         }
     }
 
-    fn promise(&self, class: Criticality, counts: Counts, second: u32, chance: u64) -> Promise {
+    fn promise(&self, starved: u32, counts: Counts, second: u32, chance: u64) -> Promise {
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
-        let unknown = counts.limit.min(1_000) as f64;
+        let unknown = counts.limit.clamp(10, 1_000) as f64;
         let rate = self.rate(counts).unwrap_or(unknown);
         let served = self.served.get().unwrap_or_default();
         let mut earliest = whole_seconds(self.wait_of(counts) + FORGOTTEN * served);
         // A class that is starved is told twice as long as it has been so, up to a minute.
-        let since = self.starved[class.index()].load(Ordering::Relaxed);
-        let starved = u64::from((second + 1).saturating_sub(since));
-        if class < Criticality::CriticalPlus && since != 0 && starved >= STARVED {
-            earliest = earliest.max((2 * starved).min(60));
+        if starved >= STARVED {
+            earliest = earliest.max(u64::from(starved).saturating_mul(2).min(60));
         }
         self.calendar
             .promise(u64::from(second), earliest, rate, chance & 0xffff_ffff)
@@ -350,6 +363,33 @@ impl Core {
     }
 }
 
+/// From which second on a class was refused, until which, both and one; 0 while it was not.
+#[derive(Debug, Default)]
+struct Starved(AtomicU64);
+
+impl Starved {
+    /// One more was refused. For how many seconds now that is all that happened; silence is no refusal.
+    #[expect(clippy::cast_possible_truncation, reason = "half of a word")]
+    fn note(&self, second: u32) -> u32 {
+        let word = self.0.load(Ordering::Relaxed);
+        let (mut since, last) = ((word >> 32) as u32, word as u32);
+        if word == 0 || second > last.saturating_add(STARVED) {
+            since = second + 1;
+        }
+        self.0.store(
+            u64::from(since) << 32 | u64::from(second + 1),
+            Ordering::Relaxed,
+        );
+        (second + 1).saturating_sub(since)
+    }
+
+    fn end(&self) {
+        if self.0.load(Ordering::Relaxed) != 0 {
+            self.0.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A moving average of times, over about sixteen; nanoseconds, and 0 before the first.
 #[derive(Debug, Default)]
 struct Average(AtomicU64);
@@ -372,6 +412,18 @@ impl Average {
             _ => before - before / 16 + time.min(before.saturating_mul(8)) / 16,
         };
         self.0.store(average.max(1), Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.counts();
+        f.debug_struct("Core")
+            .field("limit", &counts.limit)
+            .field("in_flight", &counts.in_flight)
+            .field("waiting", &counts.waiting)
+            .field("streams", &self.streams.open())
+            .finish_non_exhaustive()
     }
 }
 
@@ -431,7 +483,11 @@ impl Waits {
 
     fn leave(&mut self) -> Verdict {
         self.ended = true;
-        self.core.slots.leave(&self.entry)
+        let verdict = self.core.slots.leave(&self.entry);
+        if self.core.pressure.is_pressing() {
+            self.core.ease();
+        }
+        verdict
     }
 }
 

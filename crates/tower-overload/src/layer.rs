@@ -17,7 +17,9 @@ use crate::{
 /// atomic step, and comes back however the request ends: with the body, with a client that leaves, with a panic.
 ///
 /// **One layer is one limit**, however often it is applied: axum applies layers again for each route, and
-/// `axum::serve(listener, router)` for each connection. A clone shares the limit with the original.
+/// `axum::serve(listener, router)` for each connection. A clone shares the limit with the original, and all that belongs to
+/// it: waits, shares, streams, order. What a clone is told of [`classify`](Self::classify), [`respond`](Self::respond) and
+/// [`deadline_header`](Self::deadline_header) is its own.
 ///
 /// Put it outside of whatever a refused request should not cost (authentication, decompression, body limits) and inside
 /// of what it should have (a request id, a panic handler). It needs the service inside to be `Clone`, as axum and hyper
@@ -89,6 +91,12 @@ impl InFlightLimitLayer {
     /// At most `limit` requests at once. Zero is no limit: requests are counted, and nobody is refused for their number.
     ///
     /// More than 2,097,151 are as many.
+    ///
+    /// ```
+    /// # use tower_overload::InFlightLimitLayer;
+    /// let overload = InFlightLimitLayer::new(200).handle();
+    /// assert_eq!(overload.limit(), 200);
+    /// ```
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self::of(Core::new(or_none(limit), None))
@@ -112,6 +120,13 @@ impl InFlightLimitLayer {
     /// Who waits is served first come, first served, until a queue stands; see [`AdaptiveLifo`](crate::AdaptiveLifo).
     /// A wait saves the requests of a burst, and cannot help against more load than the server can do: a good value is a
     /// tenth of what clients take for slow.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_overload::InFlightLimitLayer;
+    /// let layer = InFlightLimitLayer::new(200).max_wait(Duration::from_millis(100));
+    /// # drop(layer);
+    /// ```
     #[must_use]
     pub fn max_wait(self, max: Duration) -> Self {
         self.shared.core.set_max_wait(max);
@@ -120,6 +135,15 @@ impl InFlightLimitLayer {
 
     /// How many requests may wait. Default, and zero: as many as may be in flight. Each holds the head of its request,
     /// and its task.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_overload::InFlightLimitLayer;
+    /// let layer = InFlightLimitLayer::new(200)
+    ///     .max_wait(Duration::from_millis(100))
+    ///     .max_waiting(50);
+    /// # drop(layer);
+    /// ```
     #[must_use]
     pub fn max_waiting(self, max: usize) -> Self {
         self.shared.core.set_max_waiting(max);
@@ -135,6 +159,12 @@ impl InFlightLimitLayer {
     /// A WebSocket over HTTP/1.1 counts until its socket is closed if the connection came through an acceptor
     /// ([`ConnectionHandle`](tower_connection::ConnectionHandle)), and otherwise until it is upgraded; one over HTTP/2
     /// always only until it is: nothing tells a service of its end.
+    ///
+    /// ```
+    /// # use tower_overload::InFlightLimitLayer;
+    /// let layer = InFlightLimitLayer::new(200).max_streams(10_000);
+    /// # drop(layer);
+    /// ```
     #[must_use]
     pub fn max_streams(self, max: usize) -> Self {
         let max = if max == 0 { usize::MAX } else { max };
@@ -159,6 +189,15 @@ impl InFlightLimitLayer {
     /// # Panics
     ///
     /// If `share` is not between 0 and 1, or all shares together are more than 1.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_overload::{Criticality, InFlightLimitLayer};
+    /// let layer = InFlightLimitLayer::new(200)
+    ///     .max_wait(Duration::from_millis(100))
+    ///     .share(Criticality::Sheddable, 0.05);
+    /// # drop(layer);
+    /// ```
     #[must_use]
     pub fn share(self, class: Criticality, share: f64) -> Self {
         assert!((0.0..=1.0).contains(&share), "a share is between 0 and 1");
@@ -180,9 +219,20 @@ impl InFlightLimitLayer {
         self
     }
 
-    /// A header in which clients say for how many milliseconds more they will wait. (`grpc-timeout` is understood anyway.)
+    /// A header in which clients say for how many milliseconds more they will wait. `grpc-timeout` is understood anyway.
     ///
-    /// While all slots are taken, a request that would not be served by then is refused at once.
+    /// With a [`max_wait`](Self::max_wait), and while all slots are taken, a request that would not be served by then is
+    /// refused at once. Anybody may send it: a client can only shorten its own wait.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use http::HeaderName;
+    /// # use tower_overload::InFlightLimitLayer;
+    /// let layer = InFlightLimitLayer::new(200)
+    ///     .max_wait(Duration::from_millis(100))
+    ///     .deadline_header(HeaderName::from_static("x-client-timeout-ms"));
+    /// # drop(layer);
+    /// ```
     #[must_use]
     pub fn deadline_header(mut self, name: HeaderName) -> Self {
         self.settings().deadline_header = Some(name);
@@ -196,12 +246,20 @@ impl InFlightLimitLayer {
         self
     }
 
-    /// Holds `gate` shut while the load [presses](crate::Pressure::is_high): for 100 ms requests were refused or had to
-    /// wait, until a quarter of the slots is free and nobody waits.
+    /// Holds `gate` shut while the load [presses](crate::Pressure::is_high): for 100 ms requests were refused for want of a
+    /// slot or had to wait, until a quarter of the slots is free and nobody waits.
     ///
     /// New clients then wait in the kernel's backlog, where they cost nothing and are told nothing: latency for throughput.
     /// Connections that are open go on and can keep the server under pressure, so that nobody else gets in: it is for
     /// many clients with few requests each, and never for a gate through which health checks come.
+    ///
+    /// ```
+    /// # use tower_connection::AcceptGate;
+    /// # use tower_overload::InFlightLimitLayer;
+    /// let gate = AcceptGate::default(); // a layer of the acceptor
+    /// let layer = InFlightLimitLayer::new(200).pause_accepting(gate.clone());
+    /// # drop(layer);
+    /// ```
     #[must_use]
     pub fn pause_accepting(self, gate: AcceptGate) -> Self {
         self.shared.core.pause_accepting(gate);
@@ -210,6 +268,12 @@ impl InFlightLimitLayer {
 
     /// Chance decides which second after the first possible one a client is told to come back in. The same seed decides
     /// the same, for a simulation.
+    ///
+    /// ```
+    /// # use tower_overload::InFlightLimitLayer;
+    /// let layer = InFlightLimitLayer::new(200).seed(7);
+    /// # drop(layer);
+    /// ```
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
         self.shared.core.set_seed(seed);

@@ -78,17 +78,17 @@
 //!
 //! # What it cannot see
 //!
-//! - A request whose service keeps it in `poll_ready` while the caller holds the clone (a tower stack that is not hyper's
-//!   or axum's) has its slot from then on: ask only when you will call.
+//! - Whether who asks `poll_ready` will call: without a [`Classify`], he has a slot from then on.
 //! - The end of a WebSocket over HTTP/2, and over HTTP/1 without an acceptor.
 //! - Who really sent a header. No class, key or exemption should come from one that anybody can set.
 //! - A client that reads slowly holds its slot. Put a write timeout beside it.
 //!
 //! # What it costs
 //!
-//! For an admitted request: no allocation, no lock, two readings of the clock, one compare-and-swap at each end. For a
-//! request that waits: one allocation, one timer, a lock at each end. For one that is shed: the answer's headers.
-//! `cargo bench -p conformance --bench cost` has the figures, beside tower's.
+//! For an admitted request: no allocation, no lock while nothing presses, three readings of the clock, one
+//! compare-and-swap at each end. For a request that waits: five allocations, one timer, and a lock each time that it is
+//! polled. For one that is shed: the answer's headers. `cargo bench -p conformance --bench cost` has the figures, beside
+//! tower's.
 
 mod admission;
 mod body;

@@ -74,6 +74,28 @@ pub enum Outcome {
     Ignore,
 }
 
+impl Sample {
+    /// A critical request alone, known now: for tests of a [`Limit`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_overload::{Outcome, Sample};
+    ///
+    /// let sample = Sample::new(Duration::from_millis(30), Outcome::Ok);
+    /// assert_eq!(sample.in_flight, 1);
+    /// ```
+    #[must_use]
+    pub fn new(latency: Duration, outcome: Outcome) -> Self {
+        Self {
+            now: Instant::now(),
+            latency,
+            in_flight: 1,
+            outcome,
+            class: Criticality::default(),
+        }
+    }
+}
+
 impl Outcome {
     pub(crate) fn of(status: StatusCode, headers: &HeaderMap) -> Self {
         match status {

@@ -81,7 +81,14 @@ impl LoadShedLayer {
         self
     }
 
-    /// What it counts. There is no limit; [`set_limit`](Overload::set_limit) has no effect here.
+    /// What it counts. There is no limit: [`set_limit`](Overload::set_limit) keeps nobody out, and there is no
+    /// [`pressure`](Overload::pressure).
+    ///
+    /// ```
+    /// # use tower_overload::LoadShedLayer;
+    /// let shed = LoadShedLayer::new();
+    /// assert_eq!(shed.handle().shed(), 0);
+    /// ```
     #[must_use]
     pub fn handle(&self) -> Overload {
         Overload::new(self.shared.core.clone())

@@ -34,7 +34,7 @@ impl Overload {
         Self { core }
     }
 
-    /// How many requests may be in flight.
+    /// How many requests may be in flight; 2,097,151 if there is no limit.
     #[must_use]
     pub fn limit(&self) -> usize {
         self.core.counts().limit
@@ -43,7 +43,7 @@ impl Overload {
     /// Changes it. Zero is no limit. A higher one lets in at once who waits; a lower one ends nobody, and is reached as
     /// requests end.
     ///
-    /// A law ([`with_limit`](crate::InFlightLimitLayer::with_limit)) changes it again with the next response.
+    /// A law ([`with_limit`](crate::InFlightLimitLayer::with_limit)) changes it again with the next response or refusal.
     ///
     /// ```
     /// # use tower_overload::InFlightLimitLayer;
@@ -56,6 +56,13 @@ impl Overload {
     }
 
     /// Changes how long a request may wait; see [`max_wait`](crate::InFlightLimitLayer::max_wait).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_overload::InFlightLimitLayer;
+    /// let overload = InFlightLimitLayer::new(10).handle();
+    /// overload.set_max_wait(Duration::from_millis(50));
+    /// ```
     pub fn set_max_wait(&self, max: Duration) {
         self.core.set_max_wait(max);
     }
@@ -121,8 +128,8 @@ impl Overload {
     /// How many of this class.
     #[must_use]
     pub fn shed_of(&self, class: Criticality) -> u64 {
-        let each = Reason::ALL.into_iter();
-        each.map(|reason| self.core.shed_of(reason, class)).sum()
+        let each = Reason::ALL.iter();
+        each.map(|&reason| self.core.shed_of(reason, class)).sum()
     }
 
     /// How many for this reason.

@@ -107,13 +107,13 @@ impl Permit {
     /// Before the slot is given back, as whoever gets it looks at this.
     fn end(&self) {
         if let Held::Slot(slot) = &self.held {
+            slot.core.shares().leave(self.class, self.key);
             let now = Instant::now();
             if self.answered {
                 slot.core.note_held(now.duration_since(self.began));
             } else {
                 self.sample(now, || Outcome::Ignore);
             }
-            slot.core.shares().leave(self.class, self.key);
         }
     }
 }

@@ -20,7 +20,7 @@ use tower_connection::{AcceptGate, Shut};
 pub struct Pressure {
     /// Which part of the slots is taken: above 1 after the limit was lowered.
     pub used: f64,
-    /// For how long requests have been refused, or have been waiting, without three quarters of the slots having been
+    /// For how long requests have been refused for want of a slot, or have been waiting, without three quarters of the slots having been
     /// enough in between.
     pub full_for: Duration,
 }

@@ -49,7 +49,7 @@ where
 
 /// `503 Service Unavailable` with `Retry-After`, without a body; its gRPC form for a gRPC call.
 ///
-/// A gRPC call (by its `content-type`) reads a trailers-only response: `UNAVAILABLE`, with
+/// A gRPC call (a `POST` with its `content-type`) reads a trailers-only response: `UNAVAILABLE`, with
 /// `grpc-retry-pushback-ms`, which is -1 for who should not try again by itself. Who would have been
 /// [too late](crate::Reason::TooLate) is told no time: another server may be in time, this one would not.
 ///

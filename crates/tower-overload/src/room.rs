@@ -16,6 +16,17 @@ const TARGET: Duration = Duration::from_millis(5);
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Who waits for a slot, as an [`Admission`](crate::Admission) sees it.
+///
+/// ```
+/// use tower_overload::{Criticality, WaitingRoom};
+///
+/// /// How long the first of the critical ones has waited, in milliseconds.
+/// fn longest(room: &WaitingRoom) -> Option<u128> {
+///     let first = room.of(Criticality::Critical).next()?;
+///     Some(room.now().duration_since(first.since).as_millis())
+/// }
+/// # let _ = longest;
+/// ```
 #[derive(Debug)]
 pub struct WaitingRoom {
     /// By criticality.
@@ -226,7 +237,7 @@ impl WaitingRoom {
             ticket: ticket.clone(),
             since: now,
             verdict: verdict.clone(),
-            waker: Waker::noop().clone(), // it is polled before anything can be decided that matters to it
+            waker: Waker::noop().clone(), // who registers a better one looks at the verdict afterwards
         };
         if let Some(key) = ticket.key {
             self.shares.keys().enter(key);
@@ -244,11 +255,12 @@ impl WaitingRoom {
         }
     }
 
-    pub(crate) fn register(&mut self, id: WaiterId, waker: &Waker) {
+    /// Returns the waker that was there before.
+    pub(crate) fn register(&mut self, id: WaiterId, waker: &Waker) -> Option<Waker> {
         let line = &mut self.lines[id.class.index()].waiting;
-        if let Some(waiting) = line.get_mut(&id.number) {
-            waiting.waker.clone_from(waker);
-        }
+        let waiting = line.get_mut(&id.number)?;
+        (!waiting.waker.will_wake(waker))
+            .then(|| std::mem::replace(&mut waiting.waker, waker.clone()))
     }
 
     /// A granted one counts for its class from now on, and goes on counting for its key.

@@ -104,6 +104,9 @@ where
             Stage::Inner(None)
         } else {
             let waits = !max_wait.is_zero();
+            if !waits && ready == Some(false) {
+                return shed(Reason::NotReady, request);
+            }
             let slot = match slot {
                 Some(slot) => Ok(slot),
                 None if shared.classifies() => core.take_for(&ticket, waits, now),
@@ -117,7 +120,6 @@ where
             };
             until = deadline.map_or(until, |deadline| until.min(deadline));
             match slot {
-                Ok(_) if !waits && ready == Some(false) => return shed(Reason::NotReady, request),
                 Ok(slot) => Stage::Inner(Some(slot.permit(&ticket, now))),
                 Err(reason) if !waits => return shed(reason, request),
                 Err(_) => match core.wait(&ticket, deadline, now) {

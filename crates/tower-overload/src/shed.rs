@@ -6,6 +6,15 @@ use std::{
 use crate::Criticality;
 
 /// Why a request is not served, and when to come back: what a [`Respond`](crate::Respond) answers with.
+///
+/// ```
+/// # use http::Request;
+/// # use tower_connection::Head;
+/// use tower_overload::{Overloaded, Reason, Respond, Shed};
+///
+/// let answer = Overloaded::default().respond(&Head::of(&Request::new(())), &Shed::new(Reason::Full));
+/// assert_eq!(answer.status(), 503);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Shed {
@@ -18,12 +27,33 @@ pub struct Shed {
     pub retry_after: Option<Duration>,
     /// A part of a second, different for each, for protocols that can tell it.
     pub spread: Duration,
-    /// It should not come back by itself: for ten seconds there have been more refused clients than the next minute has
-    /// room for.
+    /// It should not come back by itself: the next ten minutes are promised to others.
     pub give_up: bool,
 }
 
+impl Shed {
+    /// A critical request, to come back after a second: for tests of a [`Respond`](crate::Respond).
+    #[must_use]
+    pub fn new(reason: Reason) -> Self {
+        Self {
+            reason,
+            class: Criticality::default(),
+            retry_after: Some(Duration::from_secs(1)),
+            spread: Duration::ZERO,
+            give_up: false,
+        }
+    }
+}
+
 /// Why a request is not served.
+///
+/// ```
+/// # use tower_overload::{InFlightLimitLayer, Reason};
+/// let overload = InFlightLimitLayer::new(100).handle();
+/// for &reason in Reason::ALL {
+///     println!("requests_shed_total{{reason=\"{}\"}} {}", reason.as_str(), overload.shed_for(reason));
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
@@ -37,7 +67,8 @@ pub enum Reason {
     Waited,
     /// It waited, and made way for another.
     Displaced,
-    /// It asked for an upgrade, and there are as many streams as may be.
+    /// It was about to be upgraded, and there are as many streams as may be. (Counted; what is read in its place is a plain
+    /// `503`.)
     Streams,
     /// The service inside is not ready.
     NotReady,
@@ -45,7 +76,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: &'static [Self] = &[
         Self::Full,
         Self::Kept,
         Self::TooLate,

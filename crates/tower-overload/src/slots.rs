@@ -19,7 +19,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    Admission, Ticket, WaitingRoom,
+    Admission, Ticket, WaiterId, WaitingRoom,
     room::{Entry, Verdict},
 };
 
@@ -82,6 +82,7 @@ pub(crate) enum Offer {
     Waits(Entry),
     /// The room is full, or there is none.
     Refused,
+    TooLate,
 }
 
 /// Wakers, to be woken when no lock is held.
@@ -110,8 +111,14 @@ impl Slots {
 
     /// Takes a slot if one is free and nobody waits for it.
     pub(crate) fn try_take(&self) -> bool {
+        self.try_take_if(|_| true)
+    }
+
+    /// The same, if so many that stay free are enough.
+    pub(crate) fn try_take_if(&self, enough: impl Fn(usize) -> bool) -> bool {
         let take = |now: Counts| {
-            (!now.is_full() && now.waiting == 0).then_some(Counts {
+            let free = !now.is_full() && now.waiting == 0;
+            (free && enough(now.limit - now.in_flight - 1)).then_some(Counts {
                 in_flight: now.in_flight + 1,
                 ..now
             })
@@ -155,23 +162,26 @@ impl Slots {
         wake(woken);
     }
 
-    /// Takes a slot, or a place in the room of at most `max` until one is handed over.
-    pub(crate) fn offer(&self, ticket: &Ticket, max: usize, now: Instant) -> Offer {
+    /// Takes a slot, or a place in the room of at most `max` until one is handed over; if that is in time with so many ahead.
+    pub(crate) fn offer(
+        &self,
+        ticket: &Ticket,
+        max: usize,
+        now: Instant,
+        in_time: impl FnOnce(usize) -> bool,
+    ) -> Offer {
         if self.try_take() {
             return Offer::Taken;
         }
         let mut room = self.room();
-        let take = |now: Counts| {
-            (!now.is_full() && now.waiting == 0).then_some(Counts {
-                in_flight: now.in_flight + 1,
-                ..now
-            })
-        };
-        if self.change(take).is_some() {
+        if self.try_take() {
             return Offer::Taken;
         }
         let mut displaced = None;
         room.waiting.look(now, self.counts().limit);
+        if !in_time(room.admission.ahead(ticket, &room.waiting)) {
+            return Offer::TooLate;
+        }
         if room.waiting.len() >= max.min(MOST) {
             let Room { waiting, admission } = &mut *room;
             let Some(id) = asked(|| admission.displace(ticket, waiting)) else {
@@ -200,14 +210,17 @@ impl Slots {
     pub(crate) fn leave(&self, entry: &Entry) -> Verdict {
         let mut room = self.room();
         room.waiting.look(Instant::now(), self.counts().limit);
-        // The one who leaves need not be woken.
-        drop(self.strike_out(&mut room.waiting, entry.id(), Verdict::Left));
+        let struck = self.strike_out(&mut room.waiting, entry.id(), Verdict::Left);
+        drop(room);
+        // The one who leaves need not be woken. Nor may a waker be dropped under the lock: it can own a task that waits.
+        drop(struck);
         entry.verdict()
     }
 
     /// Whom to wake when the verdict is there.
     pub(crate) fn register(&self, entry: &Entry, waker: &Waker) {
-        self.room().waiting.register(entry.id(), waker);
+        let before = self.room().waiting.register(entry.id(), waker);
+        drop(before); // see `leave`
     }
 
     /// Another limit. A higher one lets in who waits.
@@ -242,7 +255,7 @@ impl Slots {
                     ..now
                 })
             };
-            // Nobody takes a slot past who waits; but a policy may name nobody, and must not be asked for ever.
+            // Nobody takes a slot past who waits, but the limit may have been lowered.
             if self.change(take).is_none() {
                 break;
             }
@@ -261,12 +274,7 @@ impl Slots {
         woken
     }
 
-    fn strike_out(
-        &self,
-        room: &mut WaitingRoom,
-        id: crate::WaiterId,
-        why: Verdict,
-    ) -> Option<Waker> {
+    fn strike_out(&self, room: &mut WaitingRoom, id: WaiterId, why: Verdict) -> Option<Waker> {
         let waker = room.strike_out(id, why)?;
         self.change(|now| {
             Some(Counts {
@@ -294,7 +302,7 @@ impl Slots {
 }
 
 /// A policy that panics names nobody: the panic was told where panics are, and belongs to no request.
-fn asked<T>(policy: impl FnOnce() -> Option<T>) -> Option<T> {
+pub(crate) fn asked<T>(policy: impl FnOnce() -> Option<T>) -> Option<T> {
     catch_unwind(AssertUnwindSafe(policy)).unwrap_or(None)
 }
 
@@ -304,7 +312,7 @@ fn wake(woken: impl IntoIterator<Item = Waker>) {
 
 #[cfg(all(test, tower_loom))]
 mod tests {
-    use std::{sync::Arc as StdArc, time::Duration};
+    use std::sync::Arc as StdArc;
 
     use loom::{sync::Arc, thread};
 
@@ -317,7 +325,7 @@ mod tests {
     }
 
     fn offer(slots: &Slots) -> Offer {
-        slots.offer(&Ticket::default(), 9, Instant::now() + Duration::ZERO)
+        slots.offer(&Ticket::default(), 9, Instant::now(), |_| true)
     }
 
     /// Ends as a request does that gave up at this moment. Returns whether it had a slot.
@@ -325,7 +333,7 @@ mod tests {
         let had = match offer {
             Offer::Taken => true,
             Offer::Waits(entry) => slots.leave(&entry) == Verdict::Granted,
-            Offer::Refused => false,
+            Offer::Refused | Offer::TooLate => false,
         };
         if had {
             slots.give_back();
@@ -379,7 +387,7 @@ mod tests {
             match &offer {
                 Offer::Taken => {}
                 Offer::Waits(entry) => assert_eq!(entry.verdict(), Verdict::Granted),
-                Offer::Refused => panic!("there is room"),
+                Offer::Refused | Offer::TooLate => panic!("there is room"),
             }
             assert_eq!(
                 slots.counts(),

@@ -408,3 +408,29 @@ async fn a_client_that_leaves_is_a_sample_that_tells_nothing() {
     assert_eq!(*law.0.lock().unwrap(), [Outcome::Ignore]);
     assert_eq!(layer.handle().service_time(), None);
 }
+
+// SHED-16
+#[tokio::test(start_paused = true)]
+async fn a_law_that_panics_costs_nobody_a_slot() {
+    #[derive(Debug)]
+    struct Wrong;
+    impl Limit for Wrong {
+        fn limit(&self) -> usize {
+            2
+        }
+        fn on_sample(&self, _: &Sample) {
+            panic!("as asked")
+        }
+    }
+    let layer = InFlightLimitLayer::with_limit(Wrong);
+    let (service, handler) = limited(&layer);
+    handler.end(1);
+    assert_eq!(answer(&service, get("/")).status(), 200);
+    drop(asked::<2>(&service));
+    let overload = layer.handle();
+    assert_eq!(overload.in_flight(), 0);
+    assert_eq!(
+        overload.in_flight_of(tower_overload::Criticality::Critical),
+        0
+    );
+}

@@ -597,3 +597,70 @@ async fn who_is_exempt_waits_no_longer_for_a_service_than_others() {
     advance(MS).await;
     assert_eq!(status(&mut waits), Some(503));
 }
+
+// SHED-7, SHED-8: who goes first does not wait for the others, whatever they are.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_measured_by_who_goes_before() {
+    let layer = room().classify(by_path);
+    let (service, handler) = limited(&layer);
+    // It takes 100 ms to serve one, as it has seen.
+    let mut first = ask(&service, get("/c"));
+    assert_pending!(first.poll());
+    advance(100 * MS).await;
+    handler.end(1);
+    assert!(assert_ready!(first.poll()).is_ok());
+    let mut running = ask(&service, get("/c"));
+    assert_pending!(running.poll());
+    let mut sheddable: Vec<_> = (0..20).map(|_| ask(&service, get("/s"))).collect();
+    for waits in &mut sheddable {
+        assert_pending!(waits.poll());
+    }
+    let within = |path: &str, timeout: &str| {
+        let mut request = get(path);
+        request
+            .headers_mut()
+            .insert("grpc-timeout", timeout.parse().unwrap());
+        ask(&service, request)
+    };
+    let mut critical = within("/c", "200m");
+    assert_pending!(critical.poll(), "one slot, and its own time");
+    let mut next = within("/c", "299m");
+    assert_eq!(status(&mut next), Some(503), "one is before it");
+    assert_eq!(status(&mut within("/s", "2S")), Some(503), "21 are");
+    assert_eq!(layer.handle().shed_for(Reason::TooLate), 2);
+}
+
+// SHED-9
+#[tokio::test(start_paused = true)]
+async fn who_has_no_key_does_not_pass_who_has_one() {
+    let layer = room().classify(|head: &Head<'_>| match head.uri.path() {
+        "/a" => Ticket::default().key("a"),
+        _ => Ticket::default(),
+    });
+    let served = order(MS, &layer, &["/a", "/nobody", "/a", "/nobody"]).await;
+    assert_eq!(served[0], "/a");
+}
+
+// SHED-17
+#[tokio::test(start_paused = true)]
+async fn a_gate_opens_when_the_last_leaves_the_room() {
+    #[derive(Debug)]
+    struct Nobody;
+    impl Admission for Nobody {
+        fn next(&mut self, _: &WaitingRoom) -> Option<WaiterId> {
+            None
+        }
+    }
+    let gate = tower_connection::AcceptGate::default();
+    let layer = room().admission(Nobody).pause_accepting(gate.clone());
+    let (service, _handler) = limited(&layer);
+    let [running] = asked(&service);
+    let waiting = asked::<1>(&service);
+    advance(100 * MS).await;
+    let more = asked::<1>(&service);
+    assert!(gate.is_shut());
+    drop(running);
+    assert!(gate.is_shut(), "somebody waits");
+    drop((waiting, more));
+    assert!(!gate.is_shut());
+}

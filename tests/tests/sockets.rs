@@ -33,6 +33,7 @@ use tower_connection_axum::{Accepting, FromAcceptor, accept};
 use tower_connection_hyper::{BoxListener, Listener, drive, serve};
 use tower_connection_limit::{AtCapacity, ConnectionLimitLayer, Limit};
 use tower_drain::Drain;
+use tower_overload::InFlightLimitLayer;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 const UPGRADE: &[u8] =
@@ -634,4 +635,39 @@ async fn what_a_drain_cuts_is_reset() {
         assert!(report.cut[0].peer.ip().is_some());
         server.await.expect("no panic").expect("no error");
     }
+}
+
+// SHED-3: `axum::serve` applies the layers of a router again for each connection, and here is no acceptor of ours.
+#[tokio::test]
+async fn one_layer_is_one_limit_under_a_plain_axum_serve() {
+    let go = Arc::new(Notify::new());
+    let handler = {
+        let go = go.clone();
+        move || async move {
+            go.notified().await;
+            "served"
+        }
+    };
+    let limit = InFlightLimitLayer::new(1);
+    let overload = limit.handle();
+    let app = Router::new().route("/", get(handler)).layer(limit);
+    let (listener, address) = bind().await;
+    tokio::spawn(axum::serve(listener, app).into_future());
+
+    let (answers, mut answered) = mpsc::unbounded_channel();
+    for _ in 0..8 {
+        let last = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        let client = connect(address, last).await;
+        let answers = answers.clone();
+        tokio::spawn(async move { answers.send(read(client).await.expect("an answer")) });
+    }
+    for _ in 0..7 {
+        let answer = answered.recv().await.expect("seven are refused");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    }
+    assert_eq!((overload.in_flight(), overload.shed()), (1, 7));
+    go.notify_one();
+    let answer = answered.recv().await.expect("one is served");
+    assert!(answer.ends_with("served"), "{answer}");
+    assert_eq!(overload.in_flight(), 0);
 }

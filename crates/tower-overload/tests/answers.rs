@@ -279,6 +279,31 @@ async fn only_what_is_served_counts_as_served() {
     assert!(connection.is_closing());
 }
 
+// SHED-13: a proxy that sends its health checks on the connections of its clients does not keep them on a sick server.
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_who_is_exempt_does_not_count_as_served() {
+    let layer = InFlightLimitLayer::new(1).classify(|head: &Head<'_>| match head.uri.path() {
+        "/healthz" => tower_overload::Ticket::exempt(),
+        _ => tower_overload::Ticket::default(),
+    });
+    let (service, handler) = limited(&layer);
+    let _running = asked::<1>(&service);
+    let connection = ConnectionHandle::detached();
+    let on_it = |path: &str| {
+        let mut request = get(path);
+        request.extensions_mut().insert(connection.clone());
+        request
+    };
+    assert_eq!(answer(&service, on_it("/")).status(), 503);
+    advance(Duration::from_secs(3)).await;
+    let mut health = ask(&service, on_it("/healthz"));
+    assert_pending!(health.poll());
+    handler.end(2);
+    advance(Duration::from_secs(3)).await;
+    assert_eq!(answer(&service, on_it("/")).status(), 503);
+    assert!(connection.is_closing());
+}
+
 // SHED-13
 #[tokio::test(start_paused = true)]
 async fn load_shed_knows_whom_it_serves() {

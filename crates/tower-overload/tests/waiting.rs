@@ -664,3 +664,43 @@ async fn a_gate_opens_when_the_last_leaves_the_room() {
     drop((waiting, more));
     assert!(!gate.is_shut());
 }
+
+// SHED-6
+#[tokio::test(start_paused = true)]
+async fn a_moment_of_calm_begins_the_count_anew() {
+    let layer = room();
+    let (service, handler) = limited(&layer);
+    let [first, mut zero] = asked(&service);
+    advance(49 * MS).await;
+    let [mut one] = asked(&service);
+    advance(MS).await;
+    drop(first);
+    assert_eq!(status(&mut zero), None);
+    assert_eq!(handler.running(), 1);
+    // Who is first now came a millisecond ago.
+    advance(10 * MS).await;
+    let [two] = asked(&service);
+    advance(60 * MS).await;
+    drop(zero);
+    assert!(one.is_woken() && !two.is_woken());
+    assert_eq!(status(&mut one), None);
+}
+
+// SHED-17
+#[tokio::test(start_paused = true)]
+async fn who_hears_late_of_a_refusal_presses_nobody() {
+    let layer = InFlightLimitLayer::new(1)
+        .max_wait(Duration::from_secs(1))
+        .max_waiting(1);
+    let (service, _handler) = limited(&layer);
+    let [running] = asked(&service);
+    let [mut waits] = asked(&service);
+    advance(106 * MS).await;
+    let mut newcomer = ask(&service, get("/"));
+    assert_pending!(newcomer.poll());
+    drop(running);
+    drop(newcomer);
+    assert_eq!(status(&mut waits), Some(503), "it was displaced");
+    advance(Duration::from_secs(5)).await;
+    assert_eq!(layer.handle().pressure().full_for, Duration::ZERO);
+}

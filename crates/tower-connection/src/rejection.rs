@@ -113,11 +113,16 @@ impl Rejection {
             headers.insert("grpc-status", HeaderValue::from_static("14"));
             headers.insert("grpc-message", HeaderValue::from_static("overloaded"));
             let pushback = u64::try_from(self.retry_after.as_millis()).unwrap_or(u64::MAX);
-            headers.insert("grpc-retry-pushback-ms", HeaderValue::from(pushback));
+            let mut pushback = HeaderValue::from(pushback);
+            pushback.set_sensitive(true); // as below
+            headers.insert("grpc-retry-pushback-ms", pushback);
         } else {
             let fraction = u64::from(self.retry_after.subsec_nanos() > 0);
             let seconds = self.retry_after.as_secs().saturating_add(fraction);
-            headers.insert(RETRY_AFTER, seconds_value(seconds));
+            let mut value = seconds_value(seconds);
+            // HPACK would put each of these many values into its tables, in both ends, and the useful ones out of them.
+            value.set_sensitive(version >= Version::HTTP_2);
+            headers.insert(RETRY_AFTER, value);
             *answer.status_mut() = self.status;
         }
         if self.close && version < Version::HTTP_2 {

@@ -459,7 +459,8 @@ impl Spent {
     fn per_shed(self, least: Self) -> Option<f64> {
         let price = least.admitted * self.processor - self.admitted * least.processor;
         let price = price / (least.admitted * self.shed - self.admitted * least.shed);
-        (self.shed > 4.0 * self.admitted).then_some(price)
+        // Without its lowest load, of which it is the difference, a row has none.
+        (self.shed > 4.0 * self.admitted && price.is_finite()).then_some(price)
     }
 }
 

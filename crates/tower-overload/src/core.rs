@@ -169,9 +169,9 @@ impl Core {
         if max_wait.is_zero() {
             return Err(Reason::Full);
         }
+        let served = self.served.get().unwrap_or_default();
         let mut until = now + max_wait;
         if let Some(deadline) = deadline {
-            let served = self.served.get().unwrap_or_default();
             until = until.min(deadline.checked_sub(served).unwrap_or(now));
         }
         self.press(self.millisecond(now));
@@ -179,13 +179,8 @@ impl Core {
             0 => self.counts().limit,
             max => max,
         };
-        let in_time = |ahead| {
-            let Some(deadline) = deadline else {
-                return true;
-            };
-            let served = self.served.get().unwrap_or_default();
-            now + self.wait_behind(ahead) + served <= deadline
-        };
+        let in_time = deadline
+            .map(|deadline| move |ahead| now + self.wait_behind(ahead) + served <= deadline);
         match self.slots.offer(ticket, max, now, in_time) {
             Offer::Taken => Ok(Wait::Over(Slot::new(self.clone()).permit(ticket, now))),
             Offer::Waits(entry) => Ok(Wait::Waits(Waits {

@@ -55,6 +55,34 @@ impl Counts {
     pub(crate) fn is_full(self) -> bool {
         self.in_flight >= self.limit
     }
+
+    fn one_more(self) -> Self {
+        Self {
+            in_flight: self.in_flight + 1,
+            ..self
+        }
+    }
+
+    fn one_less(self) -> Self {
+        Self {
+            in_flight: self.in_flight - 1,
+            ..self
+        }
+    }
+
+    fn one_waits_more(self) -> Self {
+        Self {
+            waiting: self.waiting + 1,
+            ..self
+        }
+    }
+
+    fn one_waits_less(self) -> Self {
+        Self {
+            waiting: self.waiting - 1,
+            ..self
+        }
+    }
 }
 
 /// The slots, and the room in which requests wait for one.
@@ -118,57 +146,40 @@ impl Slots {
     pub(crate) fn try_take_if(&self, enough: impl Fn(usize) -> bool) -> bool {
         let take = |now: Counts| {
             let free = !now.is_full() && now.waiting == 0;
-            (free && enough(now.limit - now.in_flight - 1)).then_some(Counts {
-                in_flight: now.in_flight + 1,
-                ..now
-            })
+            (free && enough(now.limit - now.in_flight - 1)).then(|| now.one_more())
         };
         self.change(take).is_some()
     }
 
     /// Takes a slot even if there is none.
     pub(crate) fn take(&self) -> bool {
-        let take = |now: Counts| {
-            (now.in_flight < MOST).then_some(Counts {
-                in_flight: now.in_flight + 1,
-                ..now
-            })
-        };
-        self.change(take).is_some()
+        self.change(|now| (now.in_flight < MOST).then(|| now.one_more()))
+            .is_some()
     }
 
     /// Gives back a slot: to the next who waits, or to whoever comes.
     pub(crate) fn give_back(&self) {
-        let leave = |now: Counts| {
-            (now.waiting == 0 || now.in_flight > now.limit).then_some(Counts {
-                in_flight: now.in_flight - 1,
-                ..now
-            })
-        };
+        let leave =
+            |now: Counts| (now.waiting == 0 || now.in_flight > now.limit).then(|| now.one_less());
         if self.change(leave).is_some() {
             return;
         }
         let mut room = self.room();
         // Under the lock nobody comes or leaves the room.
-        let give = |now: Counts| {
-            Some(Counts {
-                in_flight: now.in_flight - 1,
-                ..now
-            })
-        };
-        self.change(give);
+        self.change(|now| Some(now.one_less()));
         let woken = self.grant(&mut room);
         drop(room);
         wake(woken);
     }
 
-    /// Takes a slot, or a place in the room of at most `max` until one is handed over; if that is in time with so many ahead.
+    /// Takes a slot, or a place in the room of at most `max` until one is handed over; if that is in time with so many
+    /// ahead, for who has a deadline.
     pub(crate) fn offer(
         &self,
         ticket: &Ticket,
         max: usize,
         now: Instant,
-        in_time: impl FnOnce(usize) -> bool,
+        in_time: Option<impl FnOnce(usize) -> bool>,
     ) -> Offer {
         if self.try_take() {
             return Offer::Taken;
@@ -179,8 +190,11 @@ impl Slots {
         }
         let mut displaced = None;
         room.waiting.look(now, self.counts().limit);
-        if !in_time(room.admission.ahead(ticket, &room.waiting)) {
-            return Offer::TooLate;
+        if let Some(in_time) = in_time {
+            let ahead = asked(|| Some(room.admission.ahead(ticket, &room.waiting)));
+            if !in_time(ahead.unwrap_or_else(|| room.waiting.len())) {
+                return Offer::TooLate;
+            }
         }
         if room.waiting.len() >= max.min(MOST) {
             let Room { waiting, admission } = &mut *room;
@@ -193,12 +207,7 @@ impl Slots {
             }
         }
         let entry = room.waiting.enter(ticket, now);
-        self.change(|now| {
-            Some(Counts {
-                waiting: now.waiting + 1,
-                ..now
-            })
-        });
+        self.change(|now| Some(now.one_waits_more()));
         let woken = self.grant(&mut room);
         drop(room);
         wake(displaced);
@@ -246,28 +255,13 @@ impl Slots {
         let Room { waiting, admission } = room;
         waiting.look(Instant::now(), now.limit);
         while now.waiting > 0 && !now.is_full() {
-            let Some(id) = asked(|| admission.next(waiting)) else {
+            let next = asked(|| admission.next(waiting));
+            // It may name somebody who is not there.
+            let Some(waker) = next.and_then(|id| waiting.strike_out(id, Verdict::Granted)) else {
                 break;
             };
-            let take = |now: Counts| {
-                (!now.is_full()).then_some(Counts {
-                    in_flight: now.in_flight + 1,
-                    ..now
-                })
-            };
-            // Nobody takes a slot past who waits, but the limit may have been lowered.
-            if self.change(take).is_none() {
-                break;
-            }
-            let Some(waker) = self.strike_out(waiting, id, Verdict::Granted) else {
-                self.change(|now| {
-                    Some(Counts {
-                        in_flight: now.in_flight - 1,
-                        ..now
-                    })
-                });
-                break;
-            };
+            // Nobody takes a slot past who waits, and the limit is changed under the lock only.
+            self.change(|now| Some(now.one_more().one_waits_less()));
             woken.push(waker);
             now = self.counts();
         }
@@ -276,12 +270,7 @@ impl Slots {
 
     fn strike_out(&self, room: &mut WaitingRoom, id: WaiterId, why: Verdict) -> Option<Waker> {
         let waker = room.strike_out(id, why)?;
-        self.change(|now| {
-            Some(Counts {
-                waiting: now.waiting - 1,
-                ..now
-            })
-        });
+        self.change(|now| Some(now.one_waits_less()));
         Some(waker)
     }
 
@@ -325,7 +314,12 @@ mod tests {
     }
 
     fn offer(slots: &Slots) -> Offer {
-        slots.offer(&Ticket::default(), 9, Instant::now(), |_| true)
+        slots.offer(
+            &Ticket::default(),
+            9,
+            Instant::now(),
+            None::<fn(usize) -> bool>,
+        )
     }
 
     /// Ends as a request does that gave up at this moment. Returns whether it had a slot.

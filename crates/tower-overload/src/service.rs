@@ -99,7 +99,11 @@ where
             InFlightLimitFuture::shed(Shedding::new(shared, &ticket, reason, request, now))
         };
         let max_wait = core.max_wait();
-        let mut until = now + max_wait;
+        // Looked up only for who must wait.
+        let deadline = |request: &Request<B>| {
+            let header = shared.deadline_header.as_ref();
+            budget::deadline(&ticket, request.headers(), header, now)
+        };
         let stage = if ticket.exempt {
             Stage::Inner(None)
         } else {
@@ -112,22 +116,12 @@ where
                 None if shared.classifies() => core.take_for(&ticket, waits, now),
                 None => Err(Reason::Full),
             };
-            let deadline = if waits {
-                let header = shared.deadline_header.as_ref();
-                budget::deadline(&ticket, request.headers(), header, now)
-            } else {
-                None
-            };
-            until = deadline.map_or(until, |deadline| until.min(deadline));
             match slot {
                 Ok(slot) => Stage::Inner(Some(slot.permit(&ticket, now))),
                 Err(reason) if !waits => return shed(reason, request),
-                Err(_) => match core.wait(&ticket, deadline, now) {
+                Err(_) => match core.wait(&ticket, deadline(&request), now) {
                     Ok(Wait::Over(permit)) => Stage::Inner(Some(permit)),
-                    Ok(Wait::Waits(waits)) => {
-                        until = waits.until();
-                        Stage::Slot(waits)
-                    }
+                    Ok(Wait::Waits(waits)) => Stage::Slot(waits),
                     Err(reason) => return shed(reason, request),
                 },
             }
@@ -142,6 +136,13 @@ where
                 return InFlightLimitFuture::serve(Serving::new(inner, permit, course));
             }
             stage => stage,
+        };
+        let until = match &stage {
+            Stage::Slot(waits) => waits.until(),
+            Stage::Inner(_) => {
+                let until = now + max_wait;
+                deadline(&request).map_or(until, |deadline| until.min(deadline))
+            }
         };
         let mut deadline = Deadline::default();
         deadline.set(until);

@@ -39,7 +39,7 @@ use crate::{
 /// use tower_overload::LoadShedLayer;
 ///
 /// # async fn hello(_: http::Request<http_body_util::Empty<bytes::Bytes>>)
-/// #     -> Result<http::Response<http_body_util::Full<bytes::Bytes>>, std::convert::Infallible> { unimplemented!() }
+/// #     -> Result<http::Response<http_body_util::Full<bytes::Bytes>>, std::convert::Infallible> { Ok(Default::default()) }
 /// let service = ServiceBuilder::new()
 ///     .layer(LoadShedLayer::new())
 ///     .layer(GlobalConcurrencyLimitLayer::new(50))

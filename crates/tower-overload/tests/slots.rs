@@ -5,6 +5,7 @@ mod support;
 use std::{
     convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex},
     task::Poll,
     time::Duration,
 };
@@ -179,23 +180,24 @@ async fn a_limit_changes_while_requests_run() {
     assert_eq!(handler.running(), 20);
 }
 
+/// A law that keeps what it is told: three, and one less for each.
+#[derive(Clone, Debug, Default)]
+struct Told(Arc<Mutex<Vec<Sample>>>);
+
+impl Limit for Told {
+    fn limit(&self) -> usize {
+        3 - self.0.lock().unwrap().len()
+    }
+
+    fn on_sample(&self, sample: &Sample) {
+        self.0.lock().unwrap().push(sample.clone());
+    }
+}
+
 // SHED-16
 #[tokio::test(start_paused = true)]
 async fn a_law_is_told_of_each_response_and_decides_the_limit() {
-    use std::sync::{Arc, Mutex};
-
-    #[derive(Clone, Debug, Default)]
-    struct Law(Arc<Mutex<Vec<Sample>>>);
-    impl Limit for Law {
-        fn limit(&self) -> usize {
-            3 - self.0.lock().unwrap().len()
-        }
-        fn on_sample(&self, sample: &Sample) {
-            self.0.lock().unwrap().push(sample.clone());
-        }
-    }
-
-    let law = Law::default();
+    let law = Told::default();
     let layer = InFlightLimitLayer::with_limit(law.clone());
     let overload = layer.handle();
     let (service, handler) = limited(&layer);
@@ -390,22 +392,18 @@ async fn a_law_that_says_zero_is_asked_again() {
 // SHED-16
 #[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_is_a_sample_that_tells_nothing() {
-    use std::sync::{Arc, Mutex};
-    #[derive(Clone, Debug, Default)]
-    struct Law(Arc<Mutex<Vec<Outcome>>>);
-    impl Limit for Law {
-        fn limit(&self) -> usize {
-            5
-        }
-        fn on_sample(&self, sample: &Sample) {
-            self.0.lock().unwrap().push(sample.outcome);
-        }
-    }
-    let law = Law::default();
+    let law = Told::default();
     let layer = InFlightLimitLayer::with_limit(law.clone());
     let (service, _handler) = limited(&layer);
     drop(asked::<1>(&service));
-    assert_eq!(*law.0.lock().unwrap(), [Outcome::Ignore]);
+    let outcomes: Vec<_> = law
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|sample| sample.outcome)
+        .collect();
+    assert_eq!(outcomes, [Outcome::Ignore]);
     assert_eq!(layer.handle().service_time(), None);
 }
 

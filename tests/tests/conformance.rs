@@ -206,4 +206,9 @@ on_every_stack! {
     overload::a_web_socket_holds_no_slot
     overload::a_drain_serves_who_waits
     overload::pressure_pauses_accepting
+    overload::who_would_be_too_late_is_refused_at_once
+    overload::who_is_more_critical_goes_first
+    overload::who_has_few_requests_in_the_house_goes_first
+    overload::who_is_refused_is_told_a_second_of_its_own
+    overload::a_limit_changes_while_requests_run
 }

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep, timeout};
 use tower_connection::{AcceptGate, Head};
 use tower_drain::Drain;
-use tower_overload::{InFlightLimitLayer, Reason, Ticket};
+use tower_overload::{Criticality, InFlightLimitLayer, Reason, Ticket};
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
@@ -374,4 +374,126 @@ pub(crate) async fn pressure_pauses_accepting(stack: Stack) {
     settle().await;
     assert!(!gate.is_shut());
     wire.get("/").await.expect("an answer");
+}
+
+pub(crate) async fn who_would_be_too_late_is_refused_at_once(stack: Stack) {
+    // SHED-7
+    let server = start(stack, InFlightLimitLayer::new(1).max_wait(5 * S)).await;
+    let mut wire = server.connect().await;
+    // A second is what it takes, as it has seen.
+    assert_eq!(
+        wire.get("/sleep/1000").await.expect("an answer").status,
+        200
+    );
+    let _running = runs(server.connect().await, "/endless");
+    settle().await;
+    let call = Request::get("http://localhost/")
+        .header("host", "localhost")
+        .header("grpc-timeout", "1S")
+        .body(Bytes::new())
+        .expect("a request");
+    let asked = Instant::now();
+    let answer = wire.send(call).await.expect("an answer");
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.header("retry-after"), None);
+    assert!(asked.elapsed() < 10 * MS);
+    assert_eq!(server.overload().shed_for(Reason::TooLate), 1);
+}
+
+/// Limit 1, taken for 60 ms. Meanwhile each of these asks, 2 ms apart. Returns them in the order in which they are answered.
+async fn order(server: &Server, paths: &[&'static str]) -> Vec<&'static str> {
+    let _running = runs(server.connect().await, "/sleep/60");
+    settle().await;
+    let (answered, mut order) = tokio::sync::mpsc::unbounded_channel();
+    for &path in paths {
+        let mut wire = server.connect().await;
+        let answered = answered.clone();
+        tokio::spawn(async move {
+            assert_eq!(wire.get(path).await.expect("an answer").status, 200);
+            answered.send(path)
+        });
+        sleep(2 * MS).await;
+    }
+    drop(answered);
+    let mut paths = Vec::new();
+    while let Some(path) = order.recv().await {
+        paths.push(path);
+    }
+    paths
+}
+
+pub(crate) async fn who_is_more_critical_goes_first(stack: Stack) {
+    // SHED-6, SHED-8
+    let classify = |head: &Head<'_>| match head.uri.path() {
+        "/sleep/1" | "/sleep/2" => Ticket::new(Criticality::Sheddable),
+        "/sleep/5" => Ticket::new(Criticality::CriticalPlus),
+        _ => Ticket::default(),
+    };
+    let overload = InFlightLimitLayer::new(1)
+        .max_wait(5 * S)
+        .max_waiting(9)
+        .classify(classify);
+    let server = start(stack, overload).await;
+    let served = order(
+        &server,
+        &["/sleep/1", "/sleep/3", "/sleep/2", "/sleep/4", "/sleep/5"],
+    )
+    .await;
+    assert_eq!(
+        served,
+        ["/sleep/5", "/sleep/3", "/sleep/4", "/sleep/1", "/sleep/2"]
+    );
+}
+
+pub(crate) async fn who_has_few_requests_in_the_house_goes_first(stack: Stack) {
+    // SHED-9
+    let classify = |head: &Head<'_>| match head.uri.path() {
+        "/sleep/9" => Ticket::default().key("few"),
+        _ => Ticket::default().key("many"),
+    };
+    let overload = InFlightLimitLayer::new(1)
+        .max_wait(5 * S)
+        .max_waiting(9)
+        .classify(classify);
+    let server = start(stack, overload).await;
+    let served = order(&server, &["/sleep/1", "/sleep/2", "/sleep/3", "/sleep/9"]).await;
+    assert_eq!(served, ["/sleep/9", "/sleep/1", "/sleep/2", "/sleep/3"]);
+}
+
+pub(crate) async fn who_is_refused_is_told_a_second_of_its_own(stack: Stack) {
+    // SHED-14: of ten in a second, which nobody has measured yet, one is told to come in each.
+    let server = start(stack, InFlightLimitLayer::new(1)).await;
+    let _running = runs(server.connect().await, "/endless");
+    settle().await;
+    let mut wire = server.connect().await;
+    for second in 1..=5 {
+        let answer = wire.get("/").await.expect("an answer");
+        assert_eq!(
+            answer.header("retry-after"),
+            Some(second.to_string().as_str())
+        );
+    }
+}
+
+pub(crate) async fn a_limit_changes_while_requests_run(stack: Stack) {
+    // SHED-16
+    let server = start(stack, InFlightLimitLayer::new(2).max_wait(5 * S)).await;
+    let running = [
+        runs(server.connect().await, "/endless"),
+        runs(server.connect().await, "/endless"),
+    ];
+    settle().await;
+    let waits = runs(server.connect().await, "/");
+    settle().await;
+    assert_eq!(server.overload().waiting(), 1);
+    server.overload().set_limit(1);
+    running[0].abort();
+    settle().await;
+    assert_eq!(
+        (server.overload().in_flight(), server.overload().waiting()),
+        (1, 1)
+    );
+    server.overload().set_limit(2);
+    let answer = waits.await.expect("no panic").expect("an answer");
+    assert_eq!(answer.body, "ok");
 }

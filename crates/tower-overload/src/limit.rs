@@ -45,6 +45,23 @@ pub trait Limit: fmt::Debug + Send + Sync + 'static {
 
     /// A request that had a slot got its response head, or did not.
     fn on_sample(&self, sample: &Sample);
+
+    /// A request found no slot: it waits for one, or is refused. Without these the limit binds nobody, and what is seen
+    /// tells little of whether it should be higher.
+    fn on_full(&self, now: Instant) {
+        let _ = now;
+    }
+
+    /// A task that could run was not polled for so long: the run queue of tokio. At most one in 10 ms, while there are
+    /// requests.
+    fn on_delay(&self, now: Instant, delay: Duration) {
+        let _ = (now, delay);
+    }
+
+    /// Why it is as it is, in a word or two: what [`Overload::course`](crate::Overload::course) says of a move.
+    fn reason(&self) -> &'static str {
+        ""
+    }
 }
 
 /// How one request fared.
@@ -53,7 +70,9 @@ pub trait Limit: fmt::Debug + Send + Sync + 'static {
 pub struct Sample {
     /// When it was known.
     pub now: Instant,
-    /// From the moment at which it had its slot to its response head.
+    /// When it had its slot.
+    pub began: Instant,
+    /// From then to its response head, without the time for which the body of the request was waited for.
     pub latency: Duration,
     /// How many were in flight then, itself included.
     pub in_flight: usize,
@@ -70,7 +89,9 @@ pub enum Outcome {
     Ok,
     /// Something further in is overloaded: 503, 504 or 429, or the gRPC statuses 4, 8 and 14.
     Overload,
-    /// It tells nothing: the client's mistake, an error, an upgrade, a client that went away.
+    /// The client left before: it would have taken at least so long.
+    Cancelled,
+    /// It tells nothing: the client's mistake, an error, an upgrade.
     Ignore,
 }
 
@@ -86,8 +107,10 @@ impl Sample {
     /// ```
     #[must_use]
     pub fn new(latency: Duration, outcome: Outcome) -> Self {
+        let now = Instant::now();
         Self {
-            now: Instant::now(),
+            now,
+            began: now.checked_sub(latency).unwrap_or(now),
             latency,
             in_flight: 1,
             outcome,

@@ -79,6 +79,7 @@ impl Permit {
         if let Held::Slot(slot) = &self.held {
             slot.core.sample(|in_flight| Sample {
                 now,
+                began: self.began,
                 latency: now.duration_since(self.began),
                 in_flight,
                 outcome: outcome(),
@@ -112,7 +113,7 @@ impl Permit {
             if self.answered {
                 slot.core.note_held(now.duration_since(self.began));
             } else {
-                self.sample(now, || Outcome::Ignore);
+                self.sample(now, || Outcome::Cancelled);
             }
         }
     }

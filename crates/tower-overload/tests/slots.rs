@@ -403,7 +403,7 @@ async fn a_client_that_leaves_is_a_sample_that_tells_nothing() {
         .iter()
         .map(|sample| sample.outcome)
         .collect();
-    assert_eq!(outcomes, [Outcome::Ignore]);
+    assert_eq!(outcomes, [Outcome::Cancelled]);
     assert_eq!(layer.handle().service_time(), None);
 }
 

@@ -1,0 +1,1 @@
+//! What others do, restated from their sources with the constants they ship: for comparison, not for use.

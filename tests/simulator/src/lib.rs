@@ -1,0 +1,4 @@
+//! Overload in virtual time: laws that find a limit, against the same servers and clients.
+
+pub mod chance;
+pub mod laws;

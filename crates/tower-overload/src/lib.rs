@@ -90,6 +90,7 @@
 //! polled. For one that is shed: the answer's headers. `cargo bench -p conformance --bench cost` has the figures, beside
 //! tower's.
 
+mod adaptive;
 mod admission;
 mod body;
 mod budget;
@@ -112,6 +113,7 @@ mod shedding;
 mod slots;
 
 pub use crate::{
+    adaptive::Adaptive,
     admission::{AdaptiveLifo, Admission},
     body::OverloadBody,
     class::{Classify, Criticality, Ticket},

@@ -1,4 +1,10 @@
 //! Overload in virtual time: laws that find a limit, against the same servers and clients.
 
+#[path = "../../../crates/tower-overload/src/calendar.rs"]
+mod calendar;
 pub mod chance;
 pub mod laws;
+pub mod room;
+pub mod run;
+pub mod work;
+pub mod world;

@@ -44,7 +44,7 @@ pub(crate) struct Bounds {
 
 /// How much longer than alone a request may take, in terms of the work that a newcomer finds unfinished: less leaves
 /// processors idle, more is a queue and nothing else.
-const TOLERANCE: f64 = 1.0;
+const TOLERANCE: f64 = 0.85;
 /// By how much a probe lowers the limit.
 const DEPTH: f64 = 0.4;
 /// A queue shorter than this is none, in seconds.
@@ -68,6 +68,7 @@ pub(crate) struct Finder {
     probe: f64,
     gap: f64,
     pressed: u32,
+    begun: bool,
     /// Which part of the requests found no slot lately.
     press: f64,
 }
@@ -113,6 +114,7 @@ impl Finder {
             probe: 0.0,
             gap: 1.0,
             pressed: 0,
+            begun: false,
             press: 0.0,
         }
     }
@@ -137,6 +139,11 @@ impl Finder {
             rate: window.answers / window.seconds.max(1e-9),
         };
         if self.alone == 0.0 {
+            if !self.begun {
+                // The first answers are of requests that took less than the others.
+                self.begun = true;
+                return self.decision(window.latency);
+            }
             self.alone = window.latency;
             self.varies = window.variation.clamp(0.0, 10.0);
         }
@@ -149,7 +156,8 @@ impl Finder {
         }
         self.limit = self.limit.clamp(self.bounds.floor, self.bounds.ceiling);
         let moved = (self.limit / before).ln().abs() > 0.1;
-        self.decision(if moved { window.latency } else { 0.0 })
+        let more = if self.phase == Phase::Start { 1.0 } else { self.limit / before };
+        self.decision(if moved { window.latency * more.max(0.5) } else { 0.0 })
     }
 
     fn steady(&mut self, seen: Seen, window: &Window) {
@@ -246,8 +254,10 @@ impl Finder {
         self.probe = window.now + (self.gap + 20.0 * window.seconds) * jitter;
         let queue = before.queue(seen);
         if queue > 0.9 {
-            // Nothing was lost by it.
-            self.set(seen.limit * self.tolerance(), "probe kept");
+            // Nothing was lost by it, and perhaps nothing would be by another.
+            self.alone = seen.latency / self.tolerance().sqrt();
+            self.probe = window.now + 4.0 * window.seconds;
+            self.set((before.limit * seen.limit).sqrt(), "probe kept");
         } else {
             self.set(
                 (self.target() / before.latency).clamp(0.5, 1.0) * before.limit,
@@ -274,7 +284,8 @@ impl Finder {
         let answers = if self.phase == Phase::Start {
             16.0
         } else {
-            (64.0 * self.variation).clamp(24.0, 512.0)
+            let probe = if matches!(self.phase, Phase::Probe(_)) { 2.0 } else { 1.0 };
+            probe * (64.0 * self.variation).clamp(24.0, 512.0)
         };
         let alone = if self.alone == 0.0 {
             f64::INFINITY

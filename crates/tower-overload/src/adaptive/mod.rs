@@ -30,7 +30,7 @@ pub struct Adaptive {
 struct Tally {
     /// Nothing is counted before.
     from: AtomicU64,
-    settling: AtomicU64,
+    settle: AtomicU64,
     /// How many answers make a window, which latency ends one early, and which counts for no more.
     enough: AtomicU64,
     alarm: AtomicU64,
@@ -105,10 +105,10 @@ impl Adaptive {
         tally.enough.store(decision.answers as u64, Ordering::Relaxed);
         tally.alarm.store((decision.alarm * 1e9) as u64, Ordering::Relaxed);
         tally.cap.store((decision.cap * 1e9) as u64, Ordering::Relaxed);
-        tally.from.store(now, Ordering::Relaxed);
         let settle = (decision.settle * 1e9) as u64;
-        tally.settling.store(settle, Ordering::Relaxed);
-        tally.from.store(now + settle, Ordering::Relaxed);
+        let settle = if settle == 0 { u64::MAX } else { settle };
+        tally.settle.store(settle, Ordering::Relaxed);
+        tally.from.store(now, Ordering::Relaxed);
     }
 
     /// A window may be over.
@@ -121,7 +121,7 @@ impl Adaptive {
         let short = if enough <= 16 { SHORT_AT_START } else { SHORT };
         let over = answers >= enough && long >= short || answers >= FEW && long >= LONG;
         let alarm = || {
-            answers >= 16
+            answers >= (enough / 4).max(16)
                 && tally.latency.load(Ordering::Relaxed) / answers
                     > tally.alarm.load(Ordering::Relaxed)
         };
@@ -180,11 +180,14 @@ impl Limit for Adaptive {
             return;
         }
         // Until as few are in flight as may be, and those have been answered, it was another limit.
-        if sample.in_flight > self.limit() && tally.settling.load(Ordering::Relaxed) != 0 {
-            tally.from.store(now + tally.settling.load(Ordering::Relaxed), Ordering::Relaxed);
+        let settle = tally.settle.load(Ordering::Relaxed);
+        if settle != u64::MAX {
+            if sample.in_flight <= self.limit() {
+                tally.settle.store(u64::MAX, Ordering::Relaxed);
+                tally.from.store(now + settle, Ordering::Relaxed);
+            }
             return;
         }
-        tally.settling.store(0, Ordering::Relaxed);
         let took = nanoseconds(sample.latency);
         match sample.outcome {
             Outcome::Ok => {

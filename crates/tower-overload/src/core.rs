@@ -226,25 +226,30 @@ impl Core {
         }
     }
 
+    // ## What the law is told
+
+    pub(crate) fn has_law(&self) -> bool {
+        self.law.is_some()
+    }
+
     /// A response head, or none.
     pub(crate) fn sample(&self, sample: impl FnOnce(usize) -> Sample) {
+        self.tell_law(|law| law.on_sample(&sample(self.counts().in_flight)));
+    }
+
+    /// A request found no slot. With a limit of zero there are no responses, and nothing else that a law is told.
+    pub(crate) fn note_full(&self, now: Instant) {
+        self.tell_law(|law| law.on_full(now));
+    }
+
+    /// Tells it, if there is one, and does what it says. Perhaps in a destructor; see `asked`.
+    fn tell_law(&self, tell: impl FnOnce(&dyn Limit)) {
         if let Some(law) = &self.law {
-            // Perhaps in a destructor; see `asked`.
-            let sample = sample(self.counts().in_flight);
             let limit = asked(|| {
-                law.on_sample(&sample);
+                tell(&**law);
                 Some(law.limit())
             });
             if let Some(limit) = limit {
-                self.slots.resize(limit);
-            }
-        }
-    }
-
-    /// Also when a request is refused: with a limit of zero there are no responses.
-    fn ask_law(&self) {
-        if let Some(law) = &self.law {
-            if let Some(limit) = asked(|| Some(law.limit())) {
                 self.slots.resize(limit);
             }
         }
@@ -297,7 +302,6 @@ impl Core {
 
     /// Counts a request that is shed, and says when to come back.
     pub(crate) fn shed(&self, reason: Reason, ticket: &Ticket, now: Instant) -> Shed {
-        self.ask_law();
         let counts = self.counts();
         let millisecond = self.millisecond(now);
         let second = u32::try_from(millisecond / 1_000).unwrap_or(u32::MAX - 1);

@@ -82,6 +82,9 @@
 //! - The end of a WebSocket over HTTP/2, and over HTTP/1 without an acceptor.
 //! - Who really sent a header. No class, key or exemption should come from one that anybody can set.
 //! - A client that reads slowly holds its slot. Put a write timeout beside it.
+//! - For how long a service waits for the body of a request, which a [`Limit`] must not take for its own slowness: unless
+//!   an [`UploadLayer`] or a timeout of `tower-read-timeout` measures it, a sample says of any request with a body that
+//!   its latency tells nothing.
 //!
 //! # What it costs
 //!
@@ -110,6 +113,7 @@ mod shares;
 mod shed;
 mod shedding;
 mod slots;
+mod upload;
 
 pub use crate::{
     admission::{AdaptiveLifo, Admission},
@@ -124,4 +128,5 @@ pub use crate::{
     room::{Waiter, WaiterId, WaitingRoom},
     service::{InFlightLimit, InFlightLimitFuture},
     shed::{Reason, Shed},
+    upload::{UploadBody, UploadLayer, UploadService},
 };

@@ -18,6 +18,7 @@ use crate::{
     calendar::{Calendar, Promise},
     permit::{Permit, Slot, Streams},
     pressure::Gauge,
+    probe::{Probe, Probes},
     room::{Entry, Verdict, WaitingRoom},
     shares::Shares,
     shed::Tally,
@@ -39,6 +40,7 @@ pub(crate) struct Core {
     shed: Tally,
     pressure: Gauge,
     law: Option<Box<dyn Limit>>,
+    probes: Probes,
     made: Instant,
     /// Nanoseconds.
     max_wait: AtomicU64,
@@ -65,6 +67,7 @@ impl Core {
             shed: Tally::default(),
             pressure: Gauge::default(),
             law,
+            probes: Probes::default(),
             made: Instant::now(),
             max_wait: AtomicU64::new(0),
             max_waiting: AtomicUsize::new(0),
@@ -242,6 +245,22 @@ impl Core {
         self.tell_law(|law| law.on_full(now));
     }
 
+    /// Looks how long the run queue is, unless nobody asks or somebody has just looked.
+    pub(crate) fn probe(self: &Arc<Self>, now: Instant) {
+        if self.has_law() && self.probes.begin(self.age(now)) {
+            Probe::spawn(self.clone(), now);
+        }
+    }
+
+    /// A task was not polled for so long.
+    pub(crate) fn note_delay(&self, now: Instant, delay: Duration) {
+        self.tell_law(|law| law.on_delay(now, delay));
+    }
+
+    pub(crate) fn probes(&self) -> &Probes {
+        &self.probes
+    }
+
     /// Tells it, if there is one, and does what it says. Perhaps in a destructor; see `asked`.
     fn tell_law(&self, tell: impl FnOnce(&dyn Limit)) {
         if let Some(law) = &self.law {
@@ -353,12 +372,16 @@ impl Core {
         z ^ z >> 31
     }
 
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.duration_since(self.made)
+    }
+
     fn second(&self, now: Instant) -> u32 {
-        u32::try_from(now.duration_since(self.made).as_secs()).unwrap_or(u32::MAX - 1)
+        u32::try_from(self.age(now).as_secs()).unwrap_or(u32::MAX - 1)
     }
 
     fn millisecond(&self, now: Instant) -> u64 {
-        u64::try_from(now.duration_since(self.made).as_millis()).unwrap_or(u64::MAX - 1)
+        u64::try_from(self.age(now).as_millis()).unwrap_or(u64::MAX - 1)
     }
 }
 

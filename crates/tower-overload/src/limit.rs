@@ -54,8 +54,11 @@ pub trait Limit: fmt::Debug + Send + Sync + 'static {
         let _ = now;
     }
 
-    /// A task that could run was not polled for so long: the run queue of tokio. At most one in 10 ms, while there are
-    /// requests.
+    /// A task that could run was not polled for so long: the run queue of tokio, of the worker that had a request. Looked at
+    /// with a response head or a request that finds no slot, at most once in 10 ms, and never while there are none.
+    ///
+    /// It is not all that a request waits: tokio looks for what sockets have to say after 61 tasks, if the queue is never
+    /// empty, and they wait for that first.
     fn on_delay(&self, now: Instant, delay: Duration) {
         let _ = (now, delay);
     }

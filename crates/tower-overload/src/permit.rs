@@ -96,6 +96,8 @@ impl Permit {
         let now = Instant::now();
         if let Held::Slot(slot) = &self.held {
             slot.core.note_served(now.duration_since(self.began));
+            // Not before: on its own worker the probe would wait for the handler, which is no queue.
+            slot.core.probe(now);
         }
         self.sample(now, outcome);
     }

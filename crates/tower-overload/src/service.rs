@@ -123,6 +123,7 @@ where
             };
             if !matches!(slot, Ok(Wait::Over(_))) {
                 core.note_full(now);
+                core.probe(now);
             }
             match slot {
                 Ok(Wait::Over(permit)) => Stage::Inner(Some(permit)),

@@ -121,6 +121,7 @@ mod rejection;
 mod service;
 mod socket;
 mod state;
+mod upload;
 
 pub use crate::{
     accept::{Accept, AcceptError, AcceptExt, AcceptMake, AcceptMakeFuture, Accepted},
@@ -140,4 +141,5 @@ pub use crate::{
     rejection::{Rejectable, Rejection},
     service::{ConnectionResponseFuture, ConnectionService},
     socket::{Address, BoxIo, Held, Socket},
+    upload::{BodyClock, BodyWait},
 };

@@ -18,6 +18,7 @@ use crate::{
     calendar::{Calendar, Promise},
     permit::{Permit, Slot, Streams},
     pressure::Gauge,
+    probe::{Probe, Probes},
     room::{Entry, Verdict, WaitingRoom},
     shares::Shares,
     shed::Tally,
@@ -39,6 +40,7 @@ pub(crate) struct Core {
     shed: Tally,
     pressure: Gauge,
     law: Option<Box<dyn Limit>>,
+    probes: Probes,
     made: Instant,
     /// Nanoseconds.
     max_wait: AtomicU64,
@@ -65,6 +67,7 @@ impl Core {
             shed: Tally::default(),
             pressure: Gauge::default(),
             law,
+            probes: Probes::default(),
             made: Instant::now(),
             max_wait: AtomicU64::new(0),
             max_waiting: AtomicUsize::new(0),
@@ -226,25 +229,46 @@ impl Core {
         }
     }
 
+    // ## What the law is told
+
+    pub(crate) fn has_law(&self) -> bool {
+        self.law.is_some()
+    }
+
     /// A response head, or none.
     pub(crate) fn sample(&self, sample: impl FnOnce(usize) -> Sample) {
-        if let Some(law) = &self.law {
-            // Perhaps in a destructor; see `asked`.
-            let sample = sample(self.counts().in_flight);
-            let limit = asked(|| {
-                law.on_sample(&sample);
-                Some(law.limit())
-            });
-            if let Some(limit) = limit {
-                self.slots.resize(limit);
-            }
+        self.tell_law(|law| law.on_sample(&sample(self.counts().in_flight)));
+    }
+
+    /// A request found no slot. With a limit of zero there are no responses, and nothing else that a law is told.
+    pub(crate) fn note_full(&self, now: Instant) {
+        self.tell_law(|law| law.on_full(now));
+    }
+
+    /// Looks how long the run queue is, unless nobody asks or somebody has just looked.
+    pub(crate) fn probe(self: &Arc<Self>, now: Instant) {
+        if self.has_law() && self.probes.begin(self.age(now)) {
+            Probe::spawn(self.clone(), now);
         }
     }
 
-    /// Also when a request is refused: with a limit of zero there are no responses.
-    fn ask_law(&self) {
+    /// A task was not polled for so long.
+    pub(crate) fn note_delay(&self, now: Instant, delay: Duration) {
+        self.tell_law(|law| law.on_delay(now, delay));
+    }
+
+    pub(crate) fn probes(&self) -> &Probes {
+        &self.probes
+    }
+
+    /// Tells it, if there is one, and does what it says. Perhaps in a destructor; see `asked`.
+    fn tell_law(&self, tell: impl FnOnce(&dyn Limit)) {
         if let Some(law) = &self.law {
-            if let Some(limit) = asked(|| Some(law.limit())) {
+            let limit = asked(|| {
+                tell(&**law);
+                Some(law.limit())
+            });
+            if let Some(limit) = limit {
                 self.slots.resize(limit);
             }
         }
@@ -297,7 +321,6 @@ impl Core {
 
     /// Counts a request that is shed, and says when to come back.
     pub(crate) fn shed(&self, reason: Reason, ticket: &Ticket, now: Instant) -> Shed {
-        self.ask_law();
         let counts = self.counts();
         let millisecond = self.millisecond(now);
         let second = u32::try_from(millisecond / 1_000).unwrap_or(u32::MAX - 1);
@@ -349,12 +372,16 @@ impl Core {
         z ^ z >> 31
     }
 
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.duration_since(self.made)
+    }
+
     fn second(&self, now: Instant) -> u32 {
-        u32::try_from(now.duration_since(self.made).as_secs()).unwrap_or(u32::MAX - 1)
+        u32::try_from(self.age(now).as_secs()).unwrap_or(u32::MAX - 1)
     }
 
     fn millisecond(&self, now: Instant) -> u64 {
-        u64::try_from(now.duration_since(self.made).as_millis()).unwrap_or(u64::MAX - 1)
+        u64::try_from(self.age(now).as_millis()).unwrap_or(u64::MAX - 1)
     }
 }
 

@@ -46,14 +46,19 @@ pub trait Limit: fmt::Debug + Send + Sync + 'static {
     /// A request that had a slot got its response head, or did not.
     fn on_sample(&self, sample: &Sample);
 
-    /// A request found no slot: it waits for one, or is refused. Without these the limit binds nobody, and what is seen
-    /// tells little of whether it should be higher.
+    /// A request found no slot at once: it waits for one, or is refused. Without these the limit binds nobody, and what is
+    /// seen tells little of whether it should be higher.
+    ///
+    /// Once for each, and not for who is exempt, or was refused because the service inside is not ready.
     fn on_full(&self, now: Instant) {
         let _ = now;
     }
 
-    /// A task that could run was not polled for so long: the run queue of tokio. At most one in 10 ms, while there are
-    /// requests.
+    /// A task that could run was not polled for so long: the run queue of tokio, of the worker that had a request. Looked at
+    /// with a response head or a request that finds no slot, at most once in 10 ms, and never while there are none.
+    ///
+    /// It is not all that a request waits: tokio looks for what sockets have to say after 61 tasks, if the queue is never
+    /// empty, and they wait for that first.
     fn on_delay(&self, now: Instant, delay: Duration) {
         let _ = (now, delay);
     }
@@ -72,8 +77,15 @@ pub struct Sample {
     pub now: Instant,
     /// When it had its slot.
     pub began: Instant,
-    /// From then to its response head, without the time for which the body of the request was waited for.
+    /// From then to its response head, without the time for which the service waited for the body of the request, if
+    /// somebody measured that; see [`uploads`](Self::uploads).
     pub latency: Duration,
+    /// The latency is at most so, and tells nothing: the request had a body that was not there yet, and nobody measured how
+    /// long that was waited for. For what else it tells, its end and that one more was served, it counts as any other.
+    ///
+    /// An [`UploadLayer`](crate::UploadLayer) measures, and so does a timeout of `tower-read-timeout` for bodies. Without
+    /// one this is so of any request that has a body, and so of all of gRPC.
+    pub uploads: bool,
     /// How many were in flight then, itself included.
     pub in_flight: usize,
     /// How it ended.
@@ -87,11 +99,14 @@ pub struct Sample {
 pub enum Outcome {
     /// It was served.
     Ok,
-    /// Something further in is overloaded: 503, 504 or 429, or the gRPC statuses 4, 8 and 14.
+    /// Something further in is overloaded: 503 or 504, or the gRPC statuses 4 and 14.
+    ///
+    /// Not 429, nor 8, which is its twin in gRPC: that one client has asked too much, or sent too much, tells nothing of
+    /// the server. A limit that followed it would let one client take from all others.
     Overload,
     /// The client left before: it would have taken at least so long.
     Cancelled,
-    /// It tells nothing: the client's mistake, an error, an upgrade.
+    /// It tells nothing: the client's mistake or quota, an error, an upgrade.
     Ignore,
 }
 
@@ -112,6 +127,7 @@ impl Sample {
             now,
             began: now.checked_sub(latency).unwrap_or(now),
             latency,
+            uploads: false,
             in_flight: 1,
             outcome,
             class: Criticality::default(),
@@ -122,12 +138,10 @@ impl Sample {
 impl Outcome {
     pub(crate) fn of(status: StatusCode, headers: &HeaderMap) -> Self {
         match status {
-            StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT
-            | StatusCode::TOO_MANY_REQUESTS => Self::Overload,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => Self::Overload,
             _ if status.is_success() || status.is_redirection() => {
                 match headers.get("grpc-status").map(HeaderValue::as_bytes) {
-                    Some(b"4" | b"8" | b"14") => Self::Overload,
+                    Some(b"4" | b"14") => Self::Overload,
                     Some(b"0") | None => Self::Ok,
                     Some(_) => Self::Ignore,
                 }

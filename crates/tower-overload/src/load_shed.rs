@@ -155,9 +155,11 @@ where
             State::Shedding { shedding }
         } else {
             let slot = self.shared.core.take();
-            let permit = slot.map(|slot| slot.permit(&ticket, now));
+            let mut permit = slot.map(|slot| slot.permit(&ticket, now));
             let course = Course::of(&request, &ticket);
-            note_served(&request);
+            if let Some(permit) = &mut permit {
+                note_served(permit, &request);
+            }
             let inner = self.inner.call(request);
             let serving = Serving::new(inner, permit, course);
             State::Serving { serving }

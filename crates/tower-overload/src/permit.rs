@@ -1,11 +1,17 @@
 //! What a request holds, and gives back however it ends.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
+use http::Request;
+use http_body::Body;
 use tokio::time::Instant;
+use tower_connection::BodyWait;
 
 use crate::{Criticality, Outcome, Sample, Ticket, class::Key, core::Core};
 
@@ -36,6 +42,7 @@ impl Slot {
             key: ticket.key,
             began: now,
             answered: false,
+            upload: Upload::None,
         }
     }
 }
@@ -55,6 +62,7 @@ pub(crate) struct Permit {
     began: Instant,
     /// There was a response: a client that left before says nothing of how long one takes.
     answered: bool,
+    upload: Upload,
 }
 
 #[derive(Debug)]
@@ -63,13 +71,33 @@ enum Held {
     Stream { _place: StreamPlace },
 }
 
+/// What is known of the body of the request.
+#[derive(Debug)]
+enum Upload {
+    /// All of it was there, or nobody asks.
+    None,
+    Unmeasured,
+    Measured(BodyWait),
+}
+
 impl Permit {
+    /// The service is about to be called.
+    pub(crate) fn receives<B: Body>(&mut self, request: &Request<B>) {
+        let asks = self.core().is_some_and(|core| core.has_law());
+        if asks && !request.body().is_end_stream() {
+            let wait = request.extensions().get().cloned();
+            self.upload = wait.map_or(Upload::Unmeasured, Upload::Measured);
+        }
+    }
+
     /// There is a response head, which says this of the load.
     pub(crate) fn answered(&mut self, outcome: impl FnOnce() -> Outcome) {
         self.answered = true;
         let now = Instant::now();
         if let Held::Slot(slot) = &self.held {
             slot.core.note_served(now.duration_since(self.began));
+            // Not before: on its own worker the probe would wait for the handler, which is no queue.
+            slot.core.probe(now);
         }
         self.sample(now, outcome);
     }
@@ -77,10 +105,15 @@ impl Permit {
     /// Tells the law, if there is one.
     fn sample(&self, now: Instant, outcome: impl FnOnce() -> Outcome) {
         if let Held::Slot(slot) = &self.held {
+            let waited = match &self.upload {
+                Upload::Measured(wait) => wait.until(now),
+                Upload::None | Upload::Unmeasured => Duration::ZERO,
+            };
             slot.core.sample(|in_flight| Sample {
                 now,
                 began: self.began,
-                latency: now.duration_since(self.began),
+                latency: now.duration_since(self.began).saturating_sub(waited),
+                uploads: matches!(self.upload, Upload::Unmeasured),
                 in_flight,
                 outcome: outcome(),
                 class: self.class,

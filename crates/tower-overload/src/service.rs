@@ -116,21 +116,26 @@ where
                 None if shared.classifies() => core.take_for(&ticket, waits, now),
                 None => Err(Reason::Full),
             };
+            let slot = match slot {
+                Ok(slot) => Ok(Wait::Over(slot.permit(&ticket, now))),
+                Err(reason) if !waits => Err(reason),
+                Err(_) => core.wait(&ticket, deadline(&request), now),
+            };
+            if !matches!(slot, Ok(Wait::Over(_))) {
+                core.note_full(now);
+                core.probe(now);
+            }
             match slot {
-                Ok(slot) => Stage::Inner(Some(slot.permit(&ticket, now))),
-                Err(reason) if !waits => return shed(reason, request),
-                Err(_) => match core.wait(&ticket, deadline(&request), now) {
-                    Ok(Wait::Over(permit)) => Stage::Inner(Some(permit)),
-                    Ok(Wait::Waits(waits)) => Stage::Slot(waits),
-                    Err(reason) => return shed(reason, request),
-                },
+                Ok(Wait::Over(permit)) => Stage::Inner(Some(permit)),
+                Ok(Wait::Waits(waits)) => Stage::Slot(waits),
+                Err(reason) => return shed(reason, request),
             }
         };
         let course = Course::of(&request, &ticket);
         let stage = match stage {
-            Stage::Inner(permit) if ready == Some(true) => {
-                if permit.is_some() {
-                    note_served(&request);
+            Stage::Inner(mut permit) if ready == Some(true) => {
+                if let Some(permit) = &mut permit {
+                    note_served(permit, &request);
                 }
                 let inner = self.inner.call(request);
                 return InFlightLimitFuture::serve(Serving::new(inner, permit, course));
@@ -160,7 +165,8 @@ where
 }
 
 /// The connection is one on which something is served.
-pub(crate) fn note_served<B>(request: &Request<B>) {
+pub(crate) fn note_served<B: Body>(permit: &mut Permit, request: &Request<B>) {
+    permit.receives(request);
     if let Some(connection) = request.extensions().get::<ConnectionHandle>() {
         connection.note_served();
     }
@@ -275,7 +281,7 @@ impl<S, B> Waiting<S, B> {
         B: Body,
     {
         let stage = self.stage.take().expect("polled after completion");
-        let permit = match stage {
+        let mut permit = match stage {
             Stage::Slot(waits) => {
                 if !waits.is_decided(cx.waker()) && self.deadline.poll(cx).is_pending() {
                     self.stage = Some(Stage::Slot(waits));
@@ -292,8 +298,8 @@ impl<S, B> Waiting<S, B> {
         match poll_unbudgeted(cx, |cx| self.service.poll_ready(cx)) {
             Poll::Ready(Ok(())) => {
                 let request = self.request.take().expect("it waits");
-                if permit.is_some() {
-                    note_served(&request);
+                if let Some(permit) = &mut permit {
+                    note_served(permit, &request);
                 }
                 let inner = self.service.call(request);
                 let course = std::mem::take(&mut self.course);

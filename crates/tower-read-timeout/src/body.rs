@@ -14,7 +14,7 @@ use bytes::Buf;
 use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
-use tower_connection::{ConnectionHandle, Deadline, Receiving};
+use tower_connection::{BodyClock, ConnectionHandle, Deadline, Receiving};
 
 use crate::layer::Settings;
 
@@ -64,10 +64,12 @@ pub(crate) struct Clock {
     waited: Duration,
     waiting: Option<Instant>,
     deadline: Deadline,
+    /// Tells the layers further in of it.
+    waits: Option<BodyClock>,
 }
 
 impl Clock {
-    pub(crate) fn new(late: Arc<Late>, settings: Arc<Settings>) -> Self {
+    pub(crate) fn new(late: Arc<Late>, settings: Arc<Settings>, waits: Option<BodyClock>) -> Self {
         Self {
             late,
             settings,
@@ -75,6 +77,7 @@ impl Clock {
             waited: Duration::ZERO,
             waiting: None,
             deadline: Deadline::default(),
+            waits,
         }
     }
 
@@ -164,6 +167,9 @@ where
             return Poll::Ready(None);
         }
         let frame = me.body.as_mut().poll_frame(cx);
+        if let Some(waits) = me.clock.as_ref().and_then(|clock| clock.waits.as_ref()) {
+            waits.polled(frame.is_pending());
+        }
         if let (Poll::Pending, Some(clock)) = (&frame, me.clock.as_mut()) {
             ready!(clock.poll_late(cx));
             clock.late.set();

@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header::CONNECTION};
 use http_body::Body;
-use tower_connection::{ConnectionHandle, Rejectable};
+use tower_connection::{BodyClock, ConnectionHandle, Rejectable};
 use tower_service::Service;
 
 use crate::{
@@ -48,12 +48,13 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let timed = self.settings.bounds_body(&request);
         let late = timed.then(|| Arc::new(Late::new(self.handle.clone(), request.version())));
-        let clock = late
-            .clone()
-            .map(|late| Clock::new(late, self.settings.clone()));
+        let clock = late.clone().map(|late| {
+            let waits = BodyClock::start(&mut request);
+            Clock::new(late, self.settings.clone(), waits)
+        });
         let http1 = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
         let receiving = http1.then(|| self.handle.begin_body());
         ReadTimeoutResponseFuture {

@@ -34,7 +34,7 @@ fn main() {
                     print!("{} {load:4}x ", work.name);
                     for seed in [1, 2, 3] {
                         let cores = work.cores;
-                        let law = |seed| Box::new(Adaptive::cores(cores, seed)) as Box<dyn Limit>;
+                        let law = |seed| Box::new(Adaptive::new().floor(cores.max(4)).start((2 * cores).max(4)).seed(seed)) as Box<dyn Limit>;
                         let run = Scenario::steady(work.clone(), &|_| c, dur, seed).run(&Policy { law: &law, max_wait: wait, order, endless: false });
                         let best = best_fixed(&work, load, seed, if work.name == "D" {dur} else {dur / 2.0}).0;
                         let ceil = c.min(work.capacity()) * work.ceiling(load);
@@ -55,7 +55,7 @@ fn main() {
             let dur: f64 = args[3].parse().unwrap();
             let c = work.capacity() * load;
             let cores = work.cores;
-            let law = |seed| Box::new(Adaptive::cores(cores, seed)) as Box<dyn Limit>;
+            let law = |seed| Box::new(Adaptive::new().floor(cores.max(4)).start((2 * cores).max(4)).seed(seed)) as Box<dyn Limit>;
             let run = Scenario::steady(work.clone(), &|_| c, dur, 1).run(&Policy { law: &law, max_wait: wait, order, endless: false });
             for (t, l, why) in &run.course { println!("{t:8.3} {l:5} {why}"); }
             for t in 0..(dur as usize) { let t = t as f64; print!("{:.0}/{:.0} ", run.goodput_between(t, t + 1.0), run.limit_between(t, t + 1.0)); }
@@ -63,7 +63,7 @@ fn main() {
         }
         "drift" => for work in Work::all() { for seed in [1,2,3] {
             let c = work.capacity() * 2.0; let cores = work.cores;
-            let law = |seed| Box::new(Adaptive::cores(cores, seed)) as Box<dyn Limit>;
+            let law = |seed| Box::new(Adaptive::new().floor(cores.max(4)).start((2 * cores).max(4)).seed(seed)) as Box<dyn Limit>;
             let run = Scenario::steady(work.clone(), &|_| c, 1800.0, seed).run(&Policy { law: &law, max_wait: wait, order, endless: false });
             print!("{} ", work.name);
             for t in [60.0, 300.0, 600.0, 1200.0, 1770.0] { print!(" t{t}: L={:.0} g={:.1}%", run.limit_between(t - 30.0, t + 30.0), 100.0 * run.goodput_between(t - 30.0, t + 30.0) / work.capacity()); }
@@ -71,7 +71,7 @@ fn main() {
         } },
         "cold" => for work in Work::all() {
             let c = work.capacity() * 5.0; let cores = work.cores;
-            let law = |seed| Box::new(Adaptive::cores(cores, seed)) as Box<dyn Limit>;
+            let law = |seed| Box::new(Adaptive::new().floor(cores.max(4)).start((2 * cores).max(4)).seed(seed)) as Box<dyn Limit>;
             let n = 40;
             let runs: Vec<_> = (0..n).map(|seed| Scenario::steady(work.clone(), &|_| c, 10.0, seed).run(&Policy { law: &law, max_wait: wait, order, endless: false })).collect();
             print!("{} ", work.name);
@@ -81,7 +81,7 @@ fn main() {
         "step" => for io in [false, true] { for work in Work::all() {
             let load: f64 = args.get(1).map_or(1.5, |a| a.parse().unwrap());
             let c = work.capacity() * load; let cores = work.cores;
-            let law = |seed| Box::new(Adaptive::cores(cores, seed)) as Box<dyn Limit>;
+            let law = |seed| Box::new(Adaptive::new().floor(cores.max(4)).start((2 * cores).max(4)).seed(seed)) as Box<dyn Limit>;
             let n = 20;
             let slow = |t: f64, _| if (60.0..120.0).contains(&t) { 3.0 } else { 1.0 };
             let runs: Vec<_> = (0..n).map(|seed| { let rate = |_: f64| c; let mut s = Scenario::steady(work.clone(), &rate, 150.0, seed); s.slow = &slow; s.slow_io = io; s.run(&Policy { law: &law, max_wait: wait, order, endless: false }) }).collect();
@@ -91,7 +91,7 @@ fn main() {
         } },
         "burst" => for work in Work::all() {
             let c = work.capacity(); let cores = work.cores;
-            let law = |seed| Box::new(Adaptive::cores(cores, seed)) as Box<dyn Limit>;
+            let law = |seed| Box::new(Adaptive::new().floor(cores.max(4)).start((2 * cores).max(4)).seed(seed)) as Box<dyn Limit>;
             let rate = |t: f64| if t > 10.0 && t % 20.0 < 1.0 { c * 10.0 } else { c * 0.5 };
             let run = Scenario::steady(work.clone(), &rate, 410.0, 1).run(&Policy { law: &law, max_wait: wait, order, endless: false });
             let during: f64 = (1..20).map(|k| run.goodput_between(20.0 * k as f64, 20.0 * k as f64 + 1.0)).sum::<f64>() / 19.0;
@@ -100,7 +100,7 @@ fn main() {
         },
         "storm" => for work in [Work::mixed(), Work::bimodal(), Work::constant(), Work::slow()] { for base in [0.8] { for retry in [Retry::Never, Retry::Fast, Retry::Constant, Retry::Jitter, Retry::Told] {
             let c = work.capacity() * base; let cores = work.cores;
-            let law = |seed| Box::new(Adaptive::cores(cores, seed)) as Box<dyn Limit>;
+            let law = |seed| Box::new(Adaptive::new().floor(cores.max(4)).start((2 * cores).max(4)).seed(seed)) as Box<dyn Limit>;
             let n = 5;
             let slow = |t: f64, _| if (30.0..40.0).contains(&t) { 5.0 } else { 1.0 };
             let runs: Vec<_> = (0..n).map(|seed| { let rate = |_: f64| c; let mut s = Scenario::steady(work.clone(), &rate, 100.0, seed); s.slow = &slow; s.retry = retry; s.run(&Policy { law: &law, max_wait: wait, order, endless: false }) }).collect();
@@ -126,11 +126,20 @@ fn main() {
             let load: f64 = args[2].parse().unwrap(); let seed: u64 = args[3].parse().unwrap();
             let c = work.capacity() * load; let cores = work.cores;
             let slow = |t: f64, _| if (60.0..120.0).contains(&t) { 3.0 } else { 1.0 };
-            let law = |seed| Box::new(Adaptive::cores(cores, seed)) as Box<dyn Limit>;
+            let law = |seed| Box::new(Adaptive::new().floor(cores.max(4)).start((2 * cores).max(4)).seed(seed)) as Box<dyn Limit>;
             let rate = |_: f64| c; let mut s = Scenario::steady(work.clone(), &rate, 150.0, seed); s.slow = &slow;
             let run = s.run(&Policy { law: &law, max_wait: wait, order, endless: false });
             for (t, l, why) in &run.course { if (58.0..75.0).contains(t) || (119.0..124.0).contains(t) { println!("{t:8.3} {l:5} {why}"); } }
         }
+        "visible" => for work in Work::all() { for load in [0.9, 2.0, 10.0] { let work = work.clone().visible(); let c = work.capacity() * load; let cores = work.cores;
+            let law = |seed| Box::new(Adaptive::new().floor(cores.max(4)).start((2 * cores).max(4)).seed(seed)) as Box<dyn Limit>;
+            let dur = if work.name == "D" { 1200.0 } else { 60.0 };
+            let run = Scenario::steady(work.clone(), &|_| c, dur, 1).run(&Policy { law: &law, max_wait: wait, order, endless: false });
+            println!("{} {load}: {:.1}% shed {:.2} L {:.0}", work.name, 100.0 * run.goodput() / c.min(work.capacity()) / work.ceiling(load), 100.0 * run.refused_part(), run.limit_between(dur / 4.0, dur)); } },
+        "readers" => for (part, reads) in [(0.1, 1.0), (0.1, 10.0), (0.01, 30.0), (0.5, 1.0)] { for load in [0.5, 0.9, 2.0, 5.0] { let mut work = Work::mixed(); work.slow_readers = (part, reads); let c = work.capacity() * load;
+            let law = |seed| Box::new(Adaptive::new().floor(4).start(8).seed(seed)) as Box<dyn Limit>;
+            let run = Scenario::steady(work.clone(), &|_| c, 120.0, 1).run(&Policy { law: &law, max_wait: wait, order, endless: false });
+            print!("readers {part} {reads} {load}: {:.1}% shed {:.2} L {:.0} ::", 100.0 * run.goodput() / c.min(work.capacity()) / work.ceiling(load), 100.0 * run.refused_part(), run.limit_between(30.0, 120.0)); for t in [0.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0] { print!(" {:.0}%/{:.0}", run.goodput_between(t, t + 2.0) / c.min(work.capacity()) * 100.0, run.limit_between(t, t + 2.0)); } println!(); } },
         _ => {}
     }
 }

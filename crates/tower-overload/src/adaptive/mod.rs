@@ -1,11 +1,13 @@
 //! A limit that finds itself.
 
 mod finder;
+mod tally;
 
 use std::{
+    fmt,
     sync::{
         Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -13,45 +15,196 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{Limit, Outcome, Sample};
-use finder::{Bounds, Decision, Finder, Window};
+use self::{
+    finder::{Bounds, Decision, Finder},
+    tally::{Tally, nanoseconds},
+};
+use crate::{Limit, Sample};
 
-/// A limit that finds itself.
-#[derive(Debug)]
+/// A limit that finds itself: as many requests as keep the server busy, and no queue behind them. It needs no tuning.
+///
+/// It watches how long requests take to their response head, and moves the limit so that they take a little longer than
+/// with few others: with exponential times 1.85 times as long, more if times vary more. How long that is, is found by
+/// experiment: while requests are turned away, and only then, the limit is lowered now and then for a moment (each 1 to
+/// 20 s, by chance), and what that changes decides. Nothing is a minimum or an average of a long time, so nothing drifts.
+///
+/// - It starts at twice as many as there are processors, and doubles while nothing gets slower.
+/// - It moves only while it binds: without load it stays, and falls to twice as many as were in flight lately.
+/// - Responses that say that something is overloaded ([`Outcome::Overload`](crate::Outcome::Overload), more than one in
+///   ten), and a run queue of tokio's that is longer than 20 ms, lower it too: as long as that helps.
+/// - The first answer of a window after a change counts when what was queued before is gone.
+///
+/// It works with any kind of requests whose latency grows with a queue, mixed or not. It cannot see a queue after the
+/// response head (a body that is slow to make), and of a service that handles one kind of requests quickly and another
+/// one slowly it bounds the sum. [`max_wait`](crate::InFlightLimitLayer::max_wait) makes the most of it: bursts then wait
+/// for their turn, 100 ms or 200 ms of it, and are not refused.
+///
+/// How it compares, and what was measured, is in `docs/overload.md` of the repository.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_overload::{Adaptive, InFlightLimitLayer};
+///
+/// let layer = InFlightLimitLayer::with_limit(Adaptive::new()).max_wait(Duration::from_millis(100));
+/// let overload = layer.handle();
+/// for step in overload.course() {
+///     println!("{} -> {} ({})", step.from, step.to, step.reason);
+/// }
+/// ```
 pub struct Adaptive {
-    began: OnceLock<Instant>,
+    settings: Settings,
     limit: AtomicUsize,
+    began: OnceLock<Instant>,
     tally: Tally,
-    finder: Mutex<(Finder, &'static str)>,
+    finder: Mutex<Finder>,
 }
 
-/// What is counted without a lock. Times are in nanoseconds since the first.
-#[derive(Debug, Default)]
-struct Tally {
-    /// Nothing is counted before.
-    from: AtomicU64,
-    settle: AtomicU64,
-    /// How many answers make a window, which latency ends one early, and which counts for no more.
-    enough: AtomicU64,
-    alarm: AtomicU64,
-    cap: AtomicU64,
-    answers: AtomicU64,
-    latency: AtomicU64,
-    /// Of microseconds.
-    squares: AtomicU64,
-    cancelled: AtomicU64,
-    overloaded: AtomicU64,
-    full: AtomicU64,
-    most: AtomicU64,
-    delays: AtomicU64,
-    delay: AtomicU64,
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    floor: usize,
+    ceiling: usize,
+    start: usize,
+    seed: u64,
 }
 
-/// No window is shorter, unless something is wrong; and a longer one needs fewer answers.
-const SHORT: u64 = 100_000_000;
-const SHORT_AT_START: u64 = 20_000_000;
-const LONG: u64 = 2_000_000_000;
-const FEW: u64 = 8;
+impl Adaptive {
+    /// Between as many as there are processors (at least 4) and 10,000; at first, twice as many as processors.
+    #[must_use]
+    pub fn new() -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        Self::of(Settings {
+            floor: processors.max(4),
+            ceiling: 10_000,
+            start: (2 * processors).max(4),
+            seed: crate::core::seed(),
+        })
+    }
+
+    fn of(settings: Settings) -> Self {
+        let bounds = Bounds {
+            floor: float(settings.floor),
+            ceiling: float(settings.ceiling),
+        };
+        let finder = Finder::new(bounds, float(settings.start), settings.seed);
+        let decision = finder.decision(0.0);
+        let this = Self {
+            settings,
+            limit: AtomicUsize::new(0),
+            began: OnceLock::new(),
+            tally: Tally::new(&decision),
+            finder: Mutex::new(finder),
+        };
+        this.set(&decision);
+        this
+    }
+
+    /// It is never less than this. Zero is one.
+    ///
+    /// Default is as many as there are processors, at least 4. Lower it for something that does one thing at a time;
+    /// raise it only for what must be let in whatever it costs.
+    ///
+    /// # Panics
+    ///
+    /// If it is above the [ceiling](Self::ceiling).
+    ///
+    /// ```
+    /// # use tower_overload::{Adaptive, Limit};
+    /// assert_eq!(Adaptive::new().floor(100).limit(), 100);
+    /// ```
+    #[must_use]
+    pub fn floor(self, floor: usize) -> Self {
+        let ceiling = self.settings.ceiling;
+        assert!(floor <= ceiling, "the floor is below the ceiling");
+        let floor = floor.max(1);
+        Self::of(Settings {
+            floor,
+            ..self.settings
+        })
+    }
+
+    /// It is never more than this: what memory, descriptors or a pool allow. Default is 10,000.
+    ///
+    /// # Panics
+    ///
+    /// If it is below the [floor](Self::floor).
+    ///
+    /// ```
+    /// # use tower_overload::{Adaptive, Limit};
+    /// assert!(Adaptive::new().floor(2).ceiling(3).limit() <= 3);
+    /// ```
+    #[must_use]
+    pub fn ceiling(self, ceiling: usize) -> Self {
+        let floor = self.settings.floor;
+        assert!(ceiling >= floor, "the ceiling is above the floor");
+        Self::of(Settings {
+            ceiling,
+            ..self.settings
+        })
+    }
+
+    /// What it is before anything is known. Default is twice as many as there are processors, at least 4; it doubles
+    /// within one latency or two if it is too few.
+    ///
+    /// ```
+    /// # use tower_overload::{Adaptive, Limit};
+    /// assert_eq!(Adaptive::new().start(50).limit(), 50);
+    /// ```
+    #[must_use]
+    pub fn start(self, start: usize) -> Self {
+        Self::of(Settings {
+            start,
+            ..self.settings
+        })
+    }
+
+    /// Chance decides when it tries a lower limit, so that the servers of a fleet do not do it at once. The same seed
+    /// decides the same, for a simulation.
+    ///
+    /// ```
+    /// # use tower_overload::Adaptive;
+    /// let law = Adaptive::new().seed(7);
+    /// # drop(law);
+    /// ```
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Self::of(Settings {
+            seed,
+            ..self.settings
+        })
+    }
+
+    fn nanoseconds(&self, now: Instant) -> u64 {
+        let began = self.began.get_or_init(|| now);
+        nanoseconds(now.saturating_duration_since(*began))
+    }
+
+    /// Whoever sees that a window is over decides; who sees it at the same time does not wait for him.
+    fn look(&self, now: u64) {
+        let Some(from) = self.tally.is_over(now) else {
+            return;
+        };
+        let Ok(mut finder) = self.finder.try_lock() else {
+            return;
+        };
+        if let Some(window) = self.tally.take(from, now) {
+            let decision = finder.on(&window);
+            self.set(&decision);
+            self.tally.begin(&decision, now);
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between its bounds"
+    )]
+    fn set(&self, decision: &Decision) {
+        let limit = decision.limit.round() as usize;
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+}
 
 impl Default for Adaptive {
     fn default() -> Self {
@@ -59,110 +212,12 @@ impl Default for Adaptive {
     }
 }
 
-impl Adaptive {
-    /// With the defaults.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a few")]
-    pub fn new() -> Self {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        Self::with(cores.max(4) as f64, (2 * cores).max(4) as f64, 10_000.0, 7)
-    }
-
-    /// For this many cores.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a few")]
-    pub fn cores(cores: usize, seed: u64) -> Self {
-        Self::with(cores.max(4) as f64, (2 * cores).max(4) as f64, 10_000.0, seed)
-    }
-
-    fn with(floor: f64, start: f64, ceiling: f64, seed: u64) -> Self {
-        let finder = Finder::new(Bounds { floor, ceiling }, start, seed);
-        let first = finder.first();
-        let this = Self {
-            began: OnceLock::new(),
-            limit: AtomicUsize::new(0),
-            tally: Tally::default(),
-            finder: Mutex::new((finder, first.reason)),
-        };
-        this.obey(first, 0);
-        this
-    }
-
-    fn time(&self, now: Instant) -> u64 {
-        let began = self.began.get_or_init(|| now);
-        nanoseconds(now.saturating_duration_since(*began))
-    }
-
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a count, a time"
-    )]
-    fn obey(&self, decision: Decision, now: u64) {
-        let tally = &self.tally;
-        self.limit
-            .store(decision.limit.round() as usize, Ordering::Relaxed);
-        tally.enough.store(decision.answers as u64, Ordering::Relaxed);
-        tally.alarm.store((decision.alarm * 1e9) as u64, Ordering::Relaxed);
-        tally.cap.store((decision.cap * 1e9) as u64, Ordering::Relaxed);
-        let settle = (decision.settle * 1e9) as u64;
-        let settle = if settle == 0 { u64::MAX } else { settle };
-        tally.settle.store(settle, Ordering::Relaxed);
-        tally.from.store(now, Ordering::Relaxed);
-    }
-
-    /// A window may be over.
-    fn look(&self, now: u64) {
-        let tally = &self.tally;
-        let from = tally.from.load(Ordering::Relaxed);
-        let answers = tally.answers.load(Ordering::Relaxed) + tally.cancelled.load(Ordering::Relaxed);
-        let enough = tally.enough.load(Ordering::Relaxed);
-        let long = now.saturating_sub(from);
-        let short = if enough <= 16 { SHORT_AT_START } else { SHORT };
-        let over = answers >= enough && long >= short || answers >= FEW && long >= LONG;
-        let alarm = || {
-            answers >= (enough / 4).max(16)
-                && tally.latency.load(Ordering::Relaxed) / answers
-                    > tally.alarm.load(Ordering::Relaxed)
-        };
-        if !over && !alarm() {
-            return;
-        }
-        let Ok(mut guard) = self.finder.try_lock() else {
-            return;
-        };
-        if tally.from.load(Ordering::Relaxed) != from {
-            return;
-        }
-        let window = tally.take(now, long);
-        let decision = guard.0.on(&window);
-        guard.1 = decision.reason;
-        self.obey(decision, now);
-    }
-}
-
-impl Tally {
-    #[expect(clippy::cast_precision_loss, reason = "means")]
-    fn take(&self, now: u64, long: u64) -> Window {
-        let take = |word: &AtomicU64| word.swap(0, Ordering::Relaxed) as f64;
-        let answers = take(&self.answers);
-        let cancelled = take(&self.cancelled);
-        let all = (answers + cancelled).max(1.0);
-        let latency = take(&self.latency) / all / 1e9;
-        let squares = take(&self.squares) / all / 1e12;
-        let delays = take(&self.delays).max(1.0);
-        Window {
-            now: now as f64 / 1e9,
-            seconds: long as f64 / 1e9,
-            answers,
-            latency,
-            variation: (squares / (latency * latency).max(1e-18) - 1.0).max(0.0),
-            cancelled,
-            overloaded: take(&self.overloaded),
-            full: take(&self.full),
-            most: take(&self.most),
-            delay: take(&self.delay) / delays / 1e9,
-        }
+impl fmt::Debug for Adaptive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Adaptive")
+            .field("limit", &self.limit())
+            .field("reason", &self.reason())
+            .finish_non_exhaustive()
     }
 }
 
@@ -172,66 +227,30 @@ impl Limit for Adaptive {
     }
 
     fn on_sample(&self, sample: &Sample) {
-        let now = self.time(sample.now);
-        let tally = &self.tally;
-        tally.most.fetch_max(sample.in_flight as u64, Ordering::Relaxed);
-        let from = tally.from.load(Ordering::Relaxed);
-        if now < from {
-            return;
+        let now = self.nanoseconds(sample.now);
+        if self.tally.sample(sample, self.limit(), now) {
+            self.look(now);
         }
-        // Until as few are in flight as may be, and those have been answered, it was another limit.
-        let settle = tally.settle.load(Ordering::Relaxed);
-        if settle != u64::MAX {
-            if sample.in_flight <= self.limit() {
-                tally.settle.store(u64::MAX, Ordering::Relaxed);
-                tally.from.store(now + settle, Ordering::Relaxed);
-            }
-            return;
-        }
-        let took = nanoseconds(sample.latency);
-        match sample.outcome {
-            Outcome::Ok => {
-                tally.answers.fetch_add(1, Ordering::Relaxed);
-            }
-            Outcome::Cancelled => {
-                let answers = tally.answers.load(Ordering::Relaxed).max(1);
-                if took < tally.latency.load(Ordering::Relaxed) / answers {
-                    return;
-                }
-                tally.cancelled.fetch_add(1, Ordering::Relaxed);
-            }
-            Outcome::Overload => {
-                tally.overloaded.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-            Outcome::Ignore => return,
-        }
-        let took = took.min(tally.cap.load(Ordering::Relaxed));
-        let micros = took / 1000;
-        tally.latency.fetch_add(took, Ordering::Relaxed);
-        tally
-            .squares
-            .fetch_add(micros.saturating_mul(micros), Ordering::Relaxed);
-        self.look(now);
     }
 
     fn on_full(&self, now: Instant) {
-        let now = self.time(now);
-        if now >= self.tally.from.load(Ordering::Relaxed) {
-            self.tally.full.fetch_add(1, Ordering::Relaxed);
+        let now = self.nanoseconds(now);
+        if self.tally.full(now) {
+            self.look(now);
         }
     }
 
     fn on_delay(&self, _: Instant, delay: Duration) {
-        self.tally.delays.fetch_add(1, Ordering::Relaxed);
-        self.tally.delay.fetch_add(nanoseconds(delay), Ordering::Relaxed);
+        self.tally.delay(delay);
     }
 
     fn reason(&self) -> &'static str {
-        self.finder.lock().unwrap_or_else(PoisonError::into_inner).1
+        let finder = self.finder.lock().unwrap_or_else(PoisonError::into_inner);
+        finder.reason()
     }
 }
 
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+#[expect(clippy::cast_precision_loss, reason = "a few thousands")]
+fn float(number: usize) -> f64 {
+    number as f64
 }

@@ -46,6 +46,20 @@ impl<B, G> Guarded<B, G> {
             guard: Some(guard),
         }
     }
+
+    /// The guard, until the end of the body.
+    ///
+    /// ```
+    /// use std::pin::pin;
+    /// use tower_connection::Guarded;
+    ///
+    /// let mut body = pin!(Guarded::new("hi".to_string(), 1));
+    /// *body.as_mut().guard_mut().expect("it has not ended") += 1;
+    /// assert_eq!(body.as_mut().guard_mut(), Some(&mut 2));
+    /// ```
+    pub fn guard_mut(self: Pin<&mut Self>) -> Option<&mut G> {
+        self.project().guard.as_mut()
+    }
 }
 
 impl<B: Body, G> Body for Guarded<B, G> {

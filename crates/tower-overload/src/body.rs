@@ -1,6 +1,6 @@
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -65,7 +65,16 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         match self.project().kind.project() {
-            KindProj::Served { body } => body.poll_frame(cx),
+            KindProj::Served { mut body } => {
+                if let Some(Some(permit)) = body.as_mut().guard_mut() {
+                    permit.reads_on();
+                }
+                let frame = ready!(body.as_mut().poll_frame(cx));
+                if let Some(Some(permit)) = body.as_mut().guard_mut() {
+                    permit.waits_for_reader();
+                }
+                Poll::Ready(frame)
+            }
             KindProj::Answer { bytes } if bytes.is_empty() => Poll::Ready(None),
             KindProj::Answer { bytes } => {
                 let data = std::mem::take(bytes);

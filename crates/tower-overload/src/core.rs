@@ -16,6 +16,7 @@ use tower_connection::{AcceptGate, FOREVER};
 use crate::{
     AdaptiveLifo, Admission, Criticality, Limit, Pressure, Reason, Sample, Shed, Ticket,
     calendar::{Calendar, Promise},
+    course::{Course, Step},
     permit::{Permit, Slot, Streams},
     pressure::Gauge,
     probe::{Probe, Probes},
@@ -27,6 +28,9 @@ use crate::{
 
 /// After so many times as long as a request takes, what was full tells little of what is.
 const FORGOTTEN: u32 = 4;
+
+/// A run queue that is felt, in nanoseconds: as long as `CoDel`'s target.
+const CROWDED: u64 = 5_000_000;
 
 /// After so many seconds in which all were refused, a class is starved, and not unlucky.
 const STARVED: u32 = 10;
@@ -41,6 +45,11 @@ pub(crate) struct Core {
     pressure: Gauge,
     law: Option<Box<dyn Limit>>,
     probes: Probes,
+    /// How long the run queue was when last looked at, in nanoseconds.
+    delay: AtomicU64,
+    /// Responses of which the client has not asked for more yet.
+    readers: AtomicUsize,
+    course: Course,
     made: Instant,
     /// Nanoseconds.
     max_wait: AtomicU64,
@@ -68,6 +77,9 @@ impl Core {
             pressure: Gauge::default(),
             law,
             probes: Probes::default(),
+            delay: AtomicU64::new(0),
+            readers: AtomicUsize::new(0),
+            course: Course::new(limit),
             made: Instant::now(),
             max_wait: AtomicU64::new(0),
             max_waiting: AtomicUsize::new(0),
@@ -95,6 +107,7 @@ impl Core {
     }
 
     pub(crate) fn set_limit(&self, limit: usize) {
+        self.course.note(limit, || "by hand");
         self.slots.resize(limit);
         self.ease();
     }
@@ -127,7 +140,12 @@ impl Core {
     // ## In
 
     pub(crate) fn try_take(self: &Arc<Self>) -> Option<Slot> {
-        self.slots.try_take().then(|| Slot::new(self.clone()))
+        let taken = self.slots.try_take()
+            || self.has_readers() && {
+                self.ask_law();
+                self.slots.try_take()
+            };
+        taken.then(|| Slot::new(self.clone()))
     }
 
     /// A slot that is counted and was not asked for.
@@ -237,7 +255,8 @@ impl Core {
 
     /// A response head, or none.
     pub(crate) fn sample(&self, sample: impl FnOnce(usize) -> Sample) {
-        self.tell_law(|law| law.on_sample(&sample(self.counts().in_flight)));
+        let working = || self.counts().in_flight.saturating_sub(self.readers());
+        self.tell_law(|law| law.on_sample(&sample(working().max(1))));
     }
 
     /// A request found no slot. With a limit of zero there are no responses, and nothing else that a law is told.
@@ -254,7 +273,41 @@ impl Core {
 
     /// A task was not polled for so long.
     pub(crate) fn note_delay(&self, now: Instant, delay: Duration) {
+        let nanoseconds = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        self.delay.store(nanoseconds, Ordering::Relaxed);
         self.tell_law(|law| law.on_delay(now, delay));
+    }
+
+    /// Tasks wait for their turn. A handler that does not come back to an `await` is then done before the next request is
+    /// even read, and never is there more than one in flight for each worker.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.has_law() && self.delay.load(Ordering::Relaxed) >= CROWDED
+    }
+
+    /// A client takes its time to read a response.
+    pub(crate) fn note_reader(&self) {
+        // Relaxed: it is one number, and says nothing of others.
+        self.readers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_reader(&self) {
+        self.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn readers(&self) -> usize {
+        self.readers.load(Ordering::Relaxed)
+    }
+
+    fn has_readers(&self) -> bool {
+        self.has_law() && self.readers() > 0
+    }
+
+    pub(crate) fn course(&self) -> Vec<Step> {
+        self.course.steps()
+    }
+
+    fn ask_law(&self) {
+        self.tell_law(|_| ());
     }
 
     pub(crate) fn probes(&self) -> &Probes {
@@ -266,10 +319,13 @@ impl Core {
         if let Some(law) = &self.law {
             let limit = asked(|| {
                 tell(&**law);
-                Some(law.limit())
+                let limit = law.limit();
+                self.course.note(limit, || law.reason());
+                Some(limit)
             });
             if let Some(limit) = limit {
-                self.slots.resize(limit);
+                // Who only has to read is let be: others may work meanwhile.
+                self.slots.resize(limit.saturating_add(self.readers()));
             }
         }
     }

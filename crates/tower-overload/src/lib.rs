@@ -101,6 +101,7 @@ mod budget;
 mod calendar;
 mod class;
 mod core;
+mod course;
 mod layer;
 mod limit;
 mod load_shed;
@@ -123,6 +124,7 @@ pub use crate::{
     admission::{AdaptiveLifo, Admission},
     body::OverloadBody,
     class::{Classify, Criticality, Ticket},
+    course::Step,
     layer::InFlightLimitLayer,
     limit::{Limit, Outcome, Sample},
     load_shed::{LoadShed, LoadShedFuture, LoadShedLayer},

@@ -41,6 +41,9 @@ use crate::Criticality;
 /// ```
 pub trait Limit: fmt::Debug + Send + Sync + 'static {
     /// How many may be in flight now. Zero lets nobody in.
+    ///
+    /// A response does not count while its client takes its time to read: from a frame of its body that was taken until
+    /// the next is asked for. A client that reads slowly holds back itself, and no limit that is found.
     fn limit(&self) -> usize;
 
     /// A request that had a slot got its response head, or did not.
@@ -86,7 +89,7 @@ pub struct Sample {
     /// An [`UploadLayer`](crate::UploadLayer) measures, and so does a timeout of `tower-read-timeout` for bodies. Without
     /// one this is so of any request that has a body, and so of all of gRPC.
     pub uploads: bool,
-    /// How many were in flight then, itself included.
+    /// How many were in flight then, itself included; without those whose client takes its time to read.
     pub in_flight: usize,
     /// How it ended.
     pub outcome: Outcome,

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    Criticality, Pressure, Reason,
+    Criticality, Pressure, Reason, Step,
     core::{Core, or_none},
 };
 
@@ -53,6 +53,23 @@ impl Overload {
     /// ```
     pub fn set_limit(&self, limit: usize) {
         self.core.set_limit(or_none(limit));
+    }
+
+    /// How the limit moved, by a law or by hand, and why: the last 64 steps, the latest last.
+    ///
+    /// Of a law, what it says. What [`limit`](Self::limit) says may be more: with a law, a response whose client takes its
+    /// time to read does not count, so one more may be in flight for each of these.
+    ///
+    /// ```
+    /// # use tower_overload::InFlightLimitLayer;
+    /// let overload = InFlightLimitLayer::new(10).handle();
+    /// overload.set_limit(20);
+    /// let last = overload.course().pop().expect("a step");
+    /// assert_eq!((last.from, last.to, last.reason), (10, 20, "by hand"));
+    /// ```
+    #[must_use]
+    pub fn course(&self) -> Vec<Step> {
+        self.core.course()
     }
 
     /// Changes how long a request may wait; see [`max_wait`](crate::InFlightLimitLayer::max_wait).

@@ -42,6 +42,7 @@ impl Slot {
             key: ticket.key,
             began: now,
             answered: false,
+            is_read: false,
             upload: Upload::None,
         }
     }
@@ -62,6 +63,8 @@ pub(crate) struct Permit {
     began: Instant,
     /// There was a response: a client that left before says nothing of how long one takes.
     answered: bool,
+    /// The next frame of the response has not been asked for since the last was taken.
+    is_read: bool,
     upload: Upload,
 }
 
@@ -128,6 +131,23 @@ impl Permit {
         }
     }
 
+    /// A frame of the response was taken: until the next is asked for, it is the client that takes its time.
+    pub(crate) fn waits_for_reader(&mut self) {
+        if let Some(core) = self.core().filter(|core| core.has_law()) {
+            core.note_reader();
+            self.is_read = true;
+        }
+    }
+
+    /// The next is.
+    pub(crate) fn reads_on(&mut self) {
+        if std::mem::take(&mut self.is_read) {
+            if let Some(core) = self.core() {
+                core.end_reader();
+            }
+        }
+    }
+
     /// Gives the slot back and has a place among the streams instead, if there is one.
     pub(crate) fn become_stream(&mut self) -> bool {
         let Some(place) = self.core().and_then(Streams::try_enter) else {
@@ -154,6 +174,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.reads_on();
         self.end();
     }
 }

@@ -133,6 +133,8 @@ where
         };
         let course = Course::of(&request, &ticket);
         let stage = match stage {
+            // ## Inner => Turn
+            Stage::Inner(Some(permit)) if core.is_crowded() => Stage::Turn(permit),
             Stage::Inner(mut permit) if ready == Some(true) => {
                 if let Some(permit) = &mut permit {
                     note_served(permit, &request);
@@ -144,7 +146,7 @@ where
         };
         let until = match &stage {
             Stage::Slot(waits) => waits.until(),
-            Stage::Inner(_) => {
+            Stage::Turn(_) | Stage::Inner(_) => {
                 let until = now + max_wait;
                 deadline(&request).map_or(until, |deadline| until.min(deadline))
             }
@@ -270,6 +272,8 @@ struct Waiting<S, B> {
 #[derive(Debug)]
 enum Stage {
     Slot(Waits),
+    /// For other tasks to be polled first, so that their requests are read and counted.
+    Turn(Permit),
     /// With its slot, unless it needs none.
     Inner(Option<Permit>),
 }
@@ -292,6 +296,12 @@ impl<S, B> Waiting<S, B> {
                     Ok(permit) => Some(permit),
                     Err(reason) => return Poll::Ready(Ok(self.shed(reason))),
                 }
+            }
+            // ## Turn => Inner
+            Stage::Turn(permit) => {
+                self.stage = Some(Stage::Inner(Some(permit)));
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             Stage::Inner(permit) => permit,
         };

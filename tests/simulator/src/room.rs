@@ -113,7 +113,10 @@ impl Room {
     /// Who has the slot that is free.
     pub fn next(&mut self, now: u64) -> Option<u32> {
         self.look(now);
-        let line = self.lines.iter_mut().find(|line| !line.waiting.is_empty())?;
+        let line = self
+            .lines
+            .iter_mut()
+            .find(|line| !line.waiting.is_empty())?;
         let next = if self.order == Order::AdaptiveLifo && line.is_standing(now) {
             line.waiting.pop_back()
         } else {

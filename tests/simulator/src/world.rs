@@ -116,14 +116,29 @@ const PROBE: u64 = 10_000_000;
 enum Event {
     Arrive,
     /// A processor is done.
-    Done { server: u32, core: u16 },
+    Done {
+        server: u32,
+        core: u16,
+    },
     /// Input and output are.
-    Io { id: u32, life: u32 },
+    Io {
+        id: u32,
+        life: u32,
+    },
     /// It has waited for a slot for long enough.
-    Expire { id: u32, life: u32 },
+    Expire {
+        id: u32,
+        life: u32,
+    },
     /// The client has read its response.
-    Read { id: u32, life: u32 },
-    Retry { attempt: u8, class: u8 },
+    Read {
+        id: u32,
+        life: u32,
+    },
+    Retry {
+        attempt: u8,
+        class: u8,
+    },
     /// A server may be gone, or back.
     Look,
 }
@@ -162,6 +177,7 @@ struct Server {
     law: Box<dyn Limit>,
     limit: usize,
     in_flight: usize,
+    readers: usize,
     room: Room,
     free: Vec<u16>,
     running: Vec<Job>,
@@ -227,6 +243,7 @@ impl<'a> World<'a> {
                 limit: law.limit(),
                 law,
                 in_flight: 0,
+                readers: 0,
                 room: Room::new(policy.order),
                 free: (0..u16::try_from(work.cores).expect("a few")).collect(),
                 running: vec![idle; work.cores],
@@ -319,6 +336,8 @@ impl<'a> World<'a> {
             }
             Event::Read { id, life } => {
                 if self.lives(id, life) {
+                    let server = self.requests[id as usize].server as usize;
+                    self.servers[server].readers -= 1;
                     self.release(id);
                 }
             }
@@ -365,7 +384,9 @@ impl<'a> World<'a> {
         if house.in_flight < house.limit && house.room.is_empty() {
             return self.admit(id);
         }
-        house.law.on_full(self.base + Duration::from_nanos(self.now));
+        house
+            .law
+            .on_full(self.base + Duration::from_nanos(self.now));
         if self.max_wait == 0 && !self.policy.endless {
             self.refuse(id);
         } else {
@@ -508,6 +529,7 @@ impl<'a> World<'a> {
             let request = &mut self.requests[id as usize];
             request.state = State::Reading;
             let life = request.life;
+            self.servers[server].readers += 1;
             self.after(reads, Event::Read { id, life });
             self.adapt(server);
         } else {
@@ -521,7 +543,7 @@ impl<'a> World<'a> {
         let mut sample = Sample::new(Duration::from_nanos(self.now - request.granted), outcome);
         sample.now = self.base + Duration::from_nanos(self.now);
         sample.began = self.base + Duration::from_nanos(request.granted);
-        sample.in_flight = server.in_flight;
+        sample.in_flight = server.in_flight - server.readers;
         sample.class = if request.class == 0 {
             Criticality::Critical
         } else {
@@ -548,9 +570,11 @@ impl<'a> World<'a> {
     /// The limit may be another, or a slot free.
     fn adapt(&mut self, server: usize) {
         let house = &mut self.servers[server];
-        house.limit = house.law.limit();
+        let limit = house.law.limit();
+        // As the layer does: who only reads is let be.
+        house.limit = limit.saturating_add(house.readers);
         if server == 0 {
-            self.run.limit(self.now, house.limit, house.law.reason());
+            self.run.limit(self.now, limit, house.law.reason());
         }
         loop {
             let house = &mut self.servers[server];
@@ -656,7 +680,8 @@ impl<'a> World<'a> {
             (Retry::Told, Some(told)) => told,
         };
         let attempt = attempt + 1;
-        self.run.returns(self.now + nanoseconds(after), refused.is_some());
+        self.run
+            .returns(self.now + nanoseconds(after), refused.is_some());
         self.after(after, Event::Retry { attempt, class });
     }
 
@@ -696,6 +721,7 @@ impl<'a> World<'a> {
         let cores = self.scenario.work.cores;
         let house = &mut self.servers[server];
         house.in_flight = 0;
+        house.readers = 0;
         house.room = Room::new(self.policy.order);
         house.queue.clear();
         house.free = (0..u16::try_from(cores).expect("a few")).collect();

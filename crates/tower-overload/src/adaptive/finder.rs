@@ -292,7 +292,11 @@ impl Finder {
 
     fn cut(&mut self, seen: Seen) {
         let by = self.target() / seen.latency;
-        let by = if by < 0.67 { by.max(0.5) } else { by.min(1.0).sqrt() };
+        let by = if by < 0.67 {
+            by.max(0.5)
+        } else {
+            by.min(1.0).sqrt()
+        };
         self.set(self.limit * by, "latency");
         if seen.limit <= self.bounds.floor {
             // With as few as may be, so long is how long a request takes.

@@ -1,0 +1,86 @@
+//! How the limit moved, and why.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::time::Instant;
+
+/// A move of the limit: [`Overload::course`](crate::Overload::course).
+///
+/// ```
+/// use tower_overload::{InFlightLimitLayer, Step};
+///
+/// fn line(step: &Step) -> String {
+///     format!("{:?} ago: {} -> {} ({})", step.at.elapsed(), step.from, step.to, step.reason)
+/// }
+///
+/// let overload = InFlightLimitLayer::new(10).handle();
+/// overload.set_limit(20);
+/// let course = overload.course();
+/// assert!(line(&course[0]).ends_with("10 -> 20 (by hand)"));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Step {
+    /// When.
+    pub at: Instant,
+    /// What it was.
+    pub from: usize,
+    /// What it is.
+    pub to: usize,
+    /// Why, in a word or two: of an [`Adaptive`](crate::Adaptive) one "slow start", "room" (nothing gets slower), "latency"
+    /// (answers take too long), "probe", "probe ended", "probe kept", "check" and "slower service" (they take as long
+    /// whatever the limit), "burst", "idle", "overload within", "run queue", "in vain", "nobody answered"; "by hand"; or
+    /// what another law [says](crate::Limit::reason).
+    pub reason: &'static str,
+}
+
+/// The last steps.
+const KEPT: usize = 64;
+
+#[derive(Debug)]
+pub(crate) struct Course {
+    limit: AtomicUsize,
+    steps: Mutex<VecDeque<Step>>,
+}
+
+impl Course {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit: AtomicUsize::new(limit),
+            steps: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn note(&self, limit: usize, reason: impl FnOnce() -> &'static str) {
+        // Relaxed: a step that two see is noted by one of them.
+        if self.limit.load(Ordering::Relaxed) == limit {
+            return;
+        }
+        let from = self.limit.swap(limit, Ordering::Relaxed);
+        if from == limit {
+            return;
+        }
+        let step = Step {
+            at: Instant::now(),
+            from,
+            to: limit,
+            reason: reason(),
+        };
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        if steps.len() == KEPT {
+            steps.pop_front();
+        }
+        steps.push_back(step);
+    }
+
+    pub(crate) fn steps(&self) -> Vec<Step> {
+        let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.iter().copied().collect()
+    }
+}

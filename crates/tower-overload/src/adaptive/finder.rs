@@ -15,6 +15,8 @@ pub(crate) struct Decision {
     pub(crate) alarm: f64,
     /// A latency counts for no more than this, in seconds.
     pub(crate) cap: f64,
+    /// Each request that takes less than half the alarm's latency makes the limit one more, while slots are wanted.
+    pub(crate) grows: bool,
     /// A window ends after so many seconds though nobody was answered.
     pub(crate) patience: f64,
 }
@@ -169,7 +171,11 @@ impl Finder {
         }
     }
 
-    pub(crate) fn on(&mut self, window: &Window) -> Decision {
+    /// The limit may be more than was decided, if it was to grow.
+    pub(crate) fn on(&mut self, window: &Window, limit: f64) -> Decision {
+        if self.grows() {
+            self.limit = self.limit.max(limit);
+        }
         let before = self.limit;
         self.note(window);
         if window.latency == 0.0 {
@@ -258,7 +264,7 @@ impl Finder {
         }
         let room = (target / seen.latency).min(2.0);
         if self.phase == Phase::Start && room > 1.2 {
-            return self.set(self.limit * 2.0, "slow start");
+            return self.set(self.limit, "slow start"); // it doubles by itself
         }
         self.phase = Phase::Steady;
         if self.pressed >= 2 && window.now >= self.probe && self.limit > 1.3 * self.bounds.floor {
@@ -429,6 +435,10 @@ impl Finder {
         self.reason = reason;
     }
 
+    fn grows(&self) -> bool {
+        self.phase == Phase::Start && self.alone > 0.0
+    }
+
     pub(crate) fn reason(&self) -> &'static str {
         self.reason
     }
@@ -443,6 +453,7 @@ impl Finder {
             reason: self.reason,
             settle,
             answers: match self.phase {
+                Phase::Start if self.first => 8.0,
                 Phase::Start => 16.0,
                 Phase::Probe(_) => 2.0 * answers,
                 _ => answers,
@@ -452,6 +463,7 @@ impl Finder {
             } else {
                 2.0 * self.target()
             },
+            grows: self.grows(),
             cap: if unknown {
                 f64::INFINITY
             } else {

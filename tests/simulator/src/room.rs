@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 /// In nanoseconds, as `CoDel` has them.
 const TARGET: u64 = 5_000_000;
-const INTERVAL: u64 = 100_000_000;
+const INTERVAL: u64 = 400_000_000;
 
 /// How many classes there are: the first goes first.
 pub const CLASSES: usize = 2;

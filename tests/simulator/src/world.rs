@@ -379,7 +379,7 @@ impl<'a> World<'a> {
         };
         let life = request.life;
         self.leaving.push_back((self.now + self.timeout, id, life));
-        self.run.arrived(self.now, class);
+        self.run.arrived(self.now, server, class);
         let house = &mut self.servers[server];
         if house.in_flight < house.limit && house.room.is_empty() {
             return self.admit(id);
@@ -522,7 +522,7 @@ impl<'a> World<'a> {
         let request = &self.requests[id as usize];
         let server = request.server as usize;
         let took = self.now - request.came;
-        self.run.served(self.now, request.class, took);
+        self.run.served(self.now, server, request.class, took);
         self.sample(id, Outcome::Ok);
         let (part, reads) = self.scenario.work.slow_readers;
         if part > 0.0 && self.chance.part() < part {
@@ -589,7 +589,7 @@ impl<'a> World<'a> {
     fn refuse(&mut self, id: u32) {
         let request = &self.requests[id as usize];
         let (server, class, attempt) = (request.server as usize, request.class, request.attempt);
-        self.run.refused(self.now, class);
+        self.run.refused(self.now, server, class);
         self.forget(id);
         let after = self.told(server);
         self.again(attempt, class, Some(after));
@@ -627,7 +627,7 @@ impl<'a> World<'a> {
                 self.adapt(server);
             }
         }
-        self.run.left(self.now, class);
+        self.run.left(self.now, server, class);
         self.again(attempt, class, None);
     }
 
@@ -714,7 +714,7 @@ impl<'a> World<'a> {
             if request.server as usize == server && request.state != State::Gone {
                 let (class, attempt) = (request.class, request.attempt);
                 self.forget(u32::try_from(id).expect("fewer"));
-                self.run.left(self.now, class);
+                self.run.left(self.now, server, class);
                 self.again(attempt, class, None);
             }
         }

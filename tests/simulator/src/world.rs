@@ -125,11 +125,6 @@ enum Event {
         id: u32,
         life: u32,
     },
-    /// It has waited for a slot for long enough.
-    Expire {
-        id: u32,
-        life: u32,
-    },
     /// The client has read its response.
     Read {
         id: u32,
@@ -220,6 +215,9 @@ struct World<'a> {
     unused: Vec<u32>,
     /// Clients leave in the order in which they came.
     leaving: VecDeque<(u64, u32, u32)>,
+    /// They have waited for a slot for long enough, in the order in which they began to: not events, of which there would
+    /// be so many that the others would take long to find.
+    expiring: VecDeque<(u64, u32, u32)>,
     servers: Vec<Server>,
     turn: usize,
     max_wait: u64,
@@ -263,6 +261,7 @@ impl<'a> World<'a> {
             requests: Vec::new(),
             unused: Vec::new(),
             leaving: VecDeque::new(),
+            expiring: VecDeque::new(),
             servers,
             turn: 0,
             max_wait: nanoseconds(policy.max_wait),
@@ -282,10 +281,15 @@ impl<'a> World<'a> {
         loop {
             let next = self.events.peek().map_or(u64::MAX, |Reverse((at, ..))| *at);
             let leaves = self.leaving.front().map_or(u64::MAX, |(at, ..)| *at);
-            if next.min(leaves) > end {
+            let expires = self.expiring.front().map_or(u64::MAX, |(at, ..)| *at);
+            if next.min(leaves).min(expires) > end {
                 break;
             }
-            if leaves < next {
+            if expires < next && expires <= leaves {
+                let (at, id, life) = self.expiring.pop_front().expect("somebody");
+                self.now = at;
+                self.expire(id, life);
+            } else if leaves < next {
                 let (at, id, life) = self.leaving.pop_front().expect("somebody");
                 self.now = at;
                 self.give_up(id, life);
@@ -324,14 +328,6 @@ impl<'a> World<'a> {
                     let (server, work) = (request.server as usize, request.processor * 0.4);
                     self.requests[id as usize].second_half = true;
                     self.work(server, id, work);
-                }
-            }
-            Event::Expire { id, life } => {
-                if self.lives(id, life) && self.requests[id as usize].state == State::Waiting {
-                    let request = &self.requests[id as usize];
-                    let (server, class) = (request.server as usize, usize::from(request.class));
-                    self.servers[server].room.leave(id, class, self.now);
-                    self.refuse(id);
                 }
             }
             Event::Read { id, life } => {
@@ -405,8 +401,7 @@ impl<'a> World<'a> {
                         None => return self.refuse(id),
                     }
                 }
-                let until = seconds(self.max_wait);
-                self.after(until, Event::Expire { id, life });
+                self.expiring.push_back((self.now + self.max_wait, id, life));
             }
             let house = &mut self.servers[server];
             house.room.enter(id, usize::from(class), self.now);
@@ -603,6 +598,16 @@ impl<'a> World<'a> {
             };
             self.servers[server].queue.push_front(job);
             self.dispatch(server);
+        }
+    }
+
+    /// It waits no longer for a slot, if it does.
+    fn expire(&mut self, id: u32, life: u32) {
+        if self.lives(id, life) && self.requests[id as usize].state == State::Waiting {
+            let request = &self.requests[id as usize];
+            let (server, class) = (request.server as usize, usize::from(request.class));
+            self.servers[server].room.leave(id, class, self.now);
+            self.refuse(id);
         }
     }
 

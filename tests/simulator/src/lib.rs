@@ -4,7 +4,9 @@
 mod calendar;
 pub mod chance;
 pub mod laws;
+pub mod plot;
 pub mod room;
 pub mod run;
+pub mod table;
 pub mod work;
 pub mod world;

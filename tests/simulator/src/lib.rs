@@ -3,6 +3,7 @@
 #[path = "../../../crates/tower-overload/src/calendar.rs"]
 mod calendar;
 pub mod chance;
+pub mod fleet;
 pub mod laws;
 pub mod plot;
 pub mod room;

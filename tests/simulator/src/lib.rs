@@ -4,6 +4,7 @@
 mod calendar;
 pub mod chance;
 pub mod contender;
+pub mod fleet;
 pub mod laws;
 pub mod plot;
 pub mod room;

@@ -6,14 +6,11 @@
 
 use std::{env, fs, io, path::Path, process::ExitCode, time::Instant};
 
-use simulator::{
-    single,
-    table::Report,
-};
+use simulator::{fleet, single, table::Report};
 
 type Experiment = fn(bool) -> Report;
 
-const EXPERIMENTS: [(&str, Experiment); 7] = [
+const EXPERIMENTS: [(&str, Experiment); 12] = [
     ("matrix", single::matrix),
     ("drift", single::drift),
     ("cold-start", single::cold_start),
@@ -21,6 +18,11 @@ const EXPERIMENTS: [(&str, Experiment); 7] = [
     ("classes", single::classes),
     ("bursts", single::bursts),
     ("readers", single::readers),
+    ("map", fleet::map),
+    ("zone", fleet::zone),
+    ("probes", fleet::probes),
+    ("balance", fleet::balance),
+    ("herd", fleet::herd),
 ];
 
 fn main() -> io::Result<ExitCode> {
@@ -42,7 +44,13 @@ fn main() -> io::Result<ExitCode> {
     if all {
         write(&reports)?;
     }
-    let missed = |report: &Report| report.verdicts.iter().filter(|verdict| !verdict.holds()).count();
+    let missed = |report: &Report| {
+        report
+            .verdicts
+            .iter()
+            .filter(|verdict| !verdict.holds())
+            .count()
+    };
     let missed: usize = reports.iter().map(missed).sum();
     eprintln!("{missed} that should hold and do not");
     Ok(ExitCode::SUCCESS)
@@ -77,5 +85,8 @@ fn write(reports: &[Report]) -> io::Result<()> {
     let Some((_, after)) = rest.split_once(MARKS.1) else {
         return Err(io::Error::other("no end of figures"));
     };
-    fs::write(path, format!("{before}{}\n{text}{}{after}", MARKS.0, MARKS.1))
+    fs::write(
+        path,
+        format!("{before}{}\n{text}{}{after}", MARKS.0, MARKS.1),
+    )
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// In nanoseconds, as `CoDel` has them.
+/// In nanoseconds, as the layer has them.
 const TARGET: u64 = 5_000_000;
 const INTERVAL: u64 = 400_000_000;
 

@@ -9,6 +9,8 @@ pub(crate) struct Decision {
     pub(crate) reason: &'static str,
     /// What ends within this time of the limit's being kept began under another one, and tells nothing; seconds.
     pub(crate) settle: f64,
+    /// Nothing counts that began before the limit was kept. (Only short ones do at first, so it is no fair measure.)
+    pub(crate) strict: bool,
     /// How many answers make a window.
     pub(crate) answers: f64,
     /// A mean latency that ends a window early, in seconds.
@@ -48,6 +50,9 @@ const DELAY: f64 = 0.02;
 
 /// Which part of the responses may say that something is overloaded.
 const OVERLOADED: f64 = 0.1;
+
+/// Which part of the clients may leave before they are answered for latency to tell a queue from none.
+const IMPATIENT: f64 = 0.1;
 
 /// For how long a sign is not heeded after a lower limit did nothing about it, in seconds.
 const IN_VAIN: f64 = 30.0;
@@ -334,7 +339,9 @@ impl Finder {
     // ## Check => (Steady | Lowering)
 
     fn check(&mut self, low: Seen, seen: Seen, window: &Window) {
-        if seen.queue(low) < QUEUE {
+        // Where clients do not wait any longer, latency does not grow any more.
+        let leave = window.cancelled > IMPATIENT * (window.cancelled + window.answers);
+        if seen.queue(low) < QUEUE && !leave {
             self.phase = Phase::Steady;
             self.alone = low.latency.min(seen.latency);
             self.gap = 1.0;
@@ -453,6 +460,7 @@ impl Finder {
             limit: self.limit,
             reason: self.reason,
             settle,
+            strict: matches!(self.phase, Phase::Lowering(_)),
             answers: match self.phase {
                 Phase::Start if self.first => 8.0,
                 Phase::Start => 16.0,

@@ -20,6 +20,8 @@ pub(crate) struct Window {
     pub(crate) latency: f64,
     /// The square of its coefficient of variation.
     pub(crate) variation: f64,
+    /// Requests whose client left, after longer than others took.
+    pub(crate) cancelled: f64,
     /// Responses that said that something is overloaded.
     pub(crate) overloaded: f64,
     /// Requests that found no slot.
@@ -47,6 +49,8 @@ pub(crate) struct Tally {
     // As it was decided.
     from: AtomicU64,
     settle: AtomicU64,
+    /// What began before this began under another limit.
+    kept: AtomicU64,
     enough: AtomicU64,
     short: AtomicU64,
     alarm: AtomicU64,
@@ -74,6 +78,7 @@ impl Tally {
         let zero = || AtomicU64::new(0);
         let this = Self {
             from: zero(),
+            kept: zero(),
             settle: AtomicU64::new(SETTLED),
             enough: zero(),
             short: zero(),
@@ -120,12 +125,17 @@ impl Tally {
         set(&self.cap, nanoseconds(decision.cap));
         set(&self.patience, nanoseconds(decision.patience));
         set(&self.settle, settle);
+        if !decision.strict {
+            set(&self.kept, 0);
+        } else if settle != SETTLED {
+            set(&self.kept, now);
+        }
         set(&self.from, now);
     }
 
     /// Whether it is worth looking whether the window is over.
     pub(crate) fn sample(&self, sample: &Sample, limit: usize, now: u64) -> bool {
-        if !self.counts(sample.in_flight, limit, now) {
+        if !self.counts(sample, limit, now) {
             return false;
         }
         if self.most.load(Ordering::Relaxed) < sample.in_flight as u64 {
@@ -169,16 +179,20 @@ impl Tally {
 
     /// Whether what is seen now is of this limit: as few are in flight as may be, and those are gone that waited behind
     /// more.
-    fn counts(&self, in_flight: usize, limit: usize, now: u64) -> bool {
+    fn counts(&self, sample: &Sample, limit: usize, now: u64) -> bool {
         if now < self.from.load(Ordering::Relaxed) {
             return false;
         }
         let settle = self.settle.load(Ordering::Relaxed);
         if settle == SETTLED {
-            return true;
+            let age = nanoseconds(sample.now.saturating_duration_since(sample.began));
+            return now.saturating_sub(age) >= self.kept.load(Ordering::Relaxed);
         }
-        if in_flight <= limit {
+        if sample.in_flight <= limit {
             self.settle.store(SETTLED, Ordering::Relaxed);
+            if self.kept.load(Ordering::Relaxed) != 0 {
+                self.kept.store(now, Ordering::Relaxed);
+            }
             self.from.store(now + settle, Ordering::Relaxed);
         }
         false
@@ -229,7 +243,8 @@ impl Tally {
         let answers = take(&self.answers);
         let (uploads, upload_latency) = (take(&self.uploads), take(&self.upload_latency));
         let (latency, squares) = (take(&self.latency), take(&self.squares));
-        let all = answers + take(&self.cancelled);
+        let cancelled = take(&self.cancelled);
+        let all = answers + cancelled;
         let known = (all - uploads).max(0.0);
         // If that is few of them, the others are better than nothing: a client that uploads slowly does so always.
         let (latency, variation) = if known > all / 4.0 {
@@ -247,6 +262,7 @@ impl Tally {
             answers,
             latency,
             variation,
+            cancelled,
             overloaded: take(&self.overloaded),
             full: take(&self.full),
             most: take(&self.most),

@@ -152,6 +152,7 @@ async fn metrics(State(server): State<Server>) -> Response {
         ("acceptors_waiting", connections.waiting()),
         ("requests_in_flight", requests.in_flight()),
         ("requests_waiting", overload.waiting()),
+        ("requests_limit", overload.limit()),
         ("streams_open", overload.streams()),
     ];
     let counters = [

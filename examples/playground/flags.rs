@@ -70,7 +70,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "D", default_value = "0", value_parser = duration)]
     pub(crate) lame_duck: Duration,
 
-    /// How many requests may be in flight; 0 is no limit. (`adaptive` is not built yet.)
+    /// How many requests may be in flight; 0 is no limit, and `adaptive` finds one.
     #[arg(long, value_name = "N|adaptive", default_value = "0", value_parser = max_in_flight)]
     pub(crate) max_in_flight: MaxInFlight,
 
@@ -105,12 +105,13 @@ pub(crate) enum AtCapacity {
 pub(crate) enum MaxInFlight {
     Off,
     Fixed(usize),
+    Adaptive,
 }
 
 fn max_in_flight(text: &str) -> Result<MaxInFlight, String> {
     match text {
         "0" => Ok(MaxInFlight::Off),
-        "adaptive" => Err("not built yet: its law does not exist".into()),
+        "adaptive" => Ok(MaxInFlight::Adaptive),
         n => n
             .parse()
             .map(MaxInFlight::Fixed)

@@ -24,7 +24,7 @@ use tower_connection_limit::{AtCapacity, ConnectionLimitLayer};
 use tower_connection_rustls::TlsLayer;
 use tower_drain::{Drain, DrainService};
 use tower_keep_alive::{KeepAliveLayer, KeepAliveService};
-use tower_overload::{InFlightLimitLayer, Ticket};
+use tower_overload::{Adaptive, InFlightLimitLayer, Ticket};
 use tower_read_timeout::{ReadTimeoutLayer, ReadTimeoutService};
 use tower_write_timeout::WriteTimeoutLayer;
 use tracing_subscriber::EnvFilter;
@@ -58,10 +58,11 @@ async fn main() -> Result<(), BoxError> {
     }
     let drain = Drain::new(flags.drain_timeout).lame_duck(flags.lame_duck);
     let requests = Requests::default();
-    let overload = InFlightLimitLayer::new(match flags.max_in_flight {
-        MaxInFlight::Off => 0,
-        MaxInFlight::Fixed(n) => n,
-    })
+    let overload = match flags.max_in_flight {
+        MaxInFlight::Off => InFlightLimitLayer::new(0),
+        MaxInFlight::Fixed(n) => InFlightLimitLayer::new(n),
+        MaxInFlight::Adaptive => InFlightLimitLayer::with_limit(Adaptive::new()),
+    }
     .max_wait(flags.max_wait)
     .classify(|head: &Head<'_>| match head.uri.path() {
         "/healthz" | "/readyz" | "/metrics" => Ticket::exempt(),
@@ -79,7 +80,7 @@ async fn main() -> Result<(), BoxError> {
     };
     let app = match flags.max_in_flight {
         MaxInFlight::Off => app,
-        MaxInFlight::Fixed(_) => app.layer(overload),
+        MaxInFlight::Fixed(_) | MaxInFlight::Adaptive => app.layer(overload),
     };
 
     drain.begin_on_signals()?;

@@ -197,6 +197,7 @@ impl Core {
         }
         self.press(self.millisecond(now));
         let max = match self.max_waiting.load(Ordering::Relaxed) {
+            0 if self.has_law() => self.served_within(max_wait),
             0 => self.counts().limit,
             max => max,
         };
@@ -346,6 +347,19 @@ impl Core {
             limit => limit,
         };
         Some(slots as f64 / self.held()?.as_secs_f64())
+    }
+
+    /// How many have their slot within `time`, and never fewer than there are slots: a limit that is found may be small and
+    /// quick.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it saturates"
+    )]
+    fn served_within(&self, time: Duration) -> usize {
+        let counts = self.counts();
+        let rate = self.rate(counts).unwrap_or_default();
+        counts.limit.max((rate * time.as_secs_f64()).ceil() as usize)
     }
 
     /// How long the next one who waits will, if all who wait are served in order.

@@ -133,7 +133,8 @@ impl InFlightLimitLayer {
         self
     }
 
-    /// How many requests may wait. Default, and zero: as many as may be in flight. Each holds the head of its request,
+    /// How many requests may wait. Default, and zero: as many as may be in flight; with a law, as many as have their turn
+    /// within [`max_wait`](Self::max_wait), if that is more. Each holds the head of its request,
     /// and its task.
     ///
     /// ```

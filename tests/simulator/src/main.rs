@@ -69,7 +69,7 @@ fn main() {
                             Box::new(
                                 Adaptive::new()
                                     .floor(cores.max(4))
-                                    .start((2 * cores).max(4))
+                                    .start(std::env::var("START").map_or((2 * cores).max(4), |s| s.parse().unwrap()))
                                     .seed(seed),
                             ) as Box<dyn Limit>
                         };
@@ -134,7 +134,7 @@ fn main() {
                 Box::new(
                     Adaptive::new()
                         .floor(cores.max(4))
-                        .start((2 * cores).max(4))
+                        .start(std::env::var("START").map_or((2 * cores).max(4), |s| s.parse().unwrap()))
                         .seed(seed),
                 ) as Box<dyn Limit>
             };
@@ -166,7 +166,7 @@ fn main() {
                         Box::new(
                             Adaptive::new()
                                 .floor(cores.max(4))
-                                .start((2 * cores).max(4))
+                                .start(std::env::var("START").map_or((2 * cores).max(4), |s| s.parse().unwrap()))
                                 .seed(seed),
                         ) as Box<dyn Limit>
                     };
@@ -196,7 +196,7 @@ fn main() {
                     Box::new(
                         Adaptive::new()
                             .floor(cores.max(4))
-                            .start((2 * cores).max(4))
+                            .start(std::env::var("START").map_or((2 * cores).max(4), |s| s.parse().unwrap()))
                             .seed(seed),
                     ) as Box<dyn Limit>
                 };
@@ -241,7 +241,7 @@ fn main() {
                         Box::new(
                             Adaptive::new()
                                 .floor(cores.max(4))
-                                .start((2 * cores).max(4))
+                                .start(std::env::var("START").map_or((2 * cores).max(4), |s| s.parse().unwrap()))
                                 .seed(seed),
                         ) as Box<dyn Limit>
                     };
@@ -292,7 +292,7 @@ fn main() {
                     Box::new(
                         Adaptive::new()
                             .floor(cores.max(4))
-                            .start((2 * cores).max(4))
+                            .start(std::env::var("START").map_or((2 * cores).max(4), |s| s.parse().unwrap()))
                             .seed(seed),
                     ) as Box<dyn Limit>
                 };
@@ -347,7 +347,7 @@ fn main() {
                             Box::new(
                                 Adaptive::new()
                                     .floor(cores.max(4))
-                                    .start((2 * cores).max(4))
+                                    .start(std::env::var("START").map_or((2 * cores).max(4), |s| s.parse().unwrap()))
                                     .seed(seed),
                             ) as Box<dyn Limit>
                         };
@@ -430,7 +430,7 @@ fn main() {
                 Box::new(
                     Adaptive::new()
                         .floor(cores.max(4))
-                        .start((2 * cores).max(4))
+                        .start(std::env::var("START").map_or((2 * cores).max(4), |s| s.parse().unwrap()))
                         .seed(seed),
                 ) as Box<dyn Limit>
             };
@@ -459,7 +459,7 @@ fn main() {
                         Box::new(
                             Adaptive::new()
                                 .floor(cores.max(4))
-                                .start((2 * cores).max(4))
+                                .start(std::env::var("START").map_or((2 * cores).max(4), |s| s.parse().unwrap()))
                                 .seed(seed),
                         ) as Box<dyn Limit>
                     };

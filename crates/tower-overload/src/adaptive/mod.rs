@@ -189,7 +189,7 @@ impl Adaptive {
             return;
         };
         if let Some(window) = self.tally.take(from, now) {
-            let decision = finder.on(&window);
+            let decision = finder.on(&window, float(self.limit()));
             self.set(&decision);
             self.tally.begin(&decision, now);
         }
@@ -228,6 +228,9 @@ impl Limit for Adaptive {
 
     fn on_sample(&self, sample: &Sample) {
         let now = self.nanoseconds(sample.now);
+        if self.tally.grows(sample) && self.limit() < self.settings.ceiling {
+            self.limit.fetch_add(1, Ordering::Relaxed);
+        }
         if self.tally.sample(sample, self.limit(), now) {
             self.look(now);
         }

@@ -1,7 +1,7 @@
 //! Counts what was seen, without a lock, until it is enough to decide.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -50,6 +50,7 @@ pub(crate) struct Tally {
     enough: AtomicU64,
     short: AtomicU64,
     alarm: AtomicU64,
+    grows: AtomicBool,
     cap: AtomicU64,
     patience: AtomicU64,
     // As it was seen.
@@ -77,6 +78,7 @@ impl Tally {
             enough: zero(),
             short: zero(),
             alarm: zero(),
+            grows: AtomicBool::new(false),
             cap: zero(),
             patience: zero(),
             answers: zero(),
@@ -114,6 +116,7 @@ impl Tally {
         set(&self.enough, enough);
         set(&self.short, short);
         set(&self.alarm, nanoseconds(decision.alarm));
+        self.grows.store(decision.grows, Ordering::Relaxed);
         set(&self.cap, nanoseconds(decision.cap));
         set(&self.patience, nanoseconds(decision.patience));
         set(&self.settle, settle);
@@ -154,6 +157,14 @@ impl Tally {
             add(&self.squares, micros.saturating_mul(micros));
         }
         true
+    }
+
+    /// Whether there may be one more for this one.
+    pub(crate) fn grows(&self, sample: &Sample) -> bool {
+        self.grows.load(Ordering::Relaxed)
+            && sample.outcome == Outcome::Ok
+            && self.full.load(Ordering::Relaxed) > 0
+            && nanoseconds(sample.latency) < self.alarm.load(Ordering::Relaxed) / 2
     }
 
     /// Whether what is seen now is of this limit: as few are in flight as may be, and those are gone that waited behind
@@ -266,6 +277,7 @@ mod tests {
             settle: 0.0,
             answers: 64.0,
             alarm: f64::INFINITY,
+            grows: false,
             cap: f64::INFINITY,
             patience: 3.0,
         }
@@ -549,6 +561,33 @@ mod tests {
             assert_same(window.answers, 12.0);
             assert_same(window.latency, latency);
         }
+    }
+
+    // ## What grows
+
+    #[test]
+    fn each_that_was_quick_makes_room_for_one_more_while_slots_are_wanted() {
+        let decision = Decision {
+            alarm: 0.04,
+            grows: true,
+            ..decision()
+        };
+        let tally = tally(&decision);
+        assert!(!tally.grows(&sample(10, Outcome::Ok)), "nobody wants one");
+        tally.full(MS);
+        assert!(tally.grows(&sample(19, Outcome::Ok)));
+        assert!(!tally.grows(&sample(20, Outcome::Ok)));
+        for outcome in [Outcome::Overload, Outcome::Cancelled, Outcome::Ignore] {
+            assert!(!tally.grows(&sample(10, outcome)), "{outcome:?}");
+        }
+        tally.begin(
+            &Decision {
+                grows: false,
+                ..decision
+            },
+            2 * MS,
+        );
+        assert!(!tally.grows(&sample(10, Outcome::Ok)));
     }
 
     // ## Two at once

@@ -400,18 +400,20 @@ impl Finder {
     fn look_again(&mut self, sign: Sign, at: f64, seen: Seen, window: &Window) {
         let now = self.sign(window);
         let now = now.filter(|now| now.kind() == sign.kind());
+        // From near the floor no limit is so much lower.
+        let compares = at > APART * self.limit || self.limit <= self.bounds.floor;
         match now {
             None => {
                 self.phase = Phase::Steady;
                 self.steady(seen, window);
             }
-            Some(now) if at > APART * self.limit && now.much() > 0.75 * sign.much() => {
+            Some(now) if compares && now.much() > 0.75 * sign.much() => {
                 self.phase = Phase::Steady;
                 self.in_vain[sign.kind()] = window.now + IN_VAIN;
                 self.set(at, "in vain");
             }
             Some(now) => {
-                if at > APART * self.limit {
+                if compares {
                     self.phase = Phase::Sparing(now, self.limit);
                 }
                 self.spare(now);
@@ -1000,6 +1002,21 @@ mod tests {
         assert_ne!(tell(&mut finder, &window).reason, "overload within");
         window.now = heeded;
         assert_eq!(tell(&mut finder, &window).reason, "overload within");
+    }
+
+    // It stayed at the floor for as long as there was a sign: from there no limit is so much lower that it was in vain.
+    #[test]
+    fn at_the_floor_a_sign_is_in_vain_too() {
+        let mut service = service();
+        service.at_once = 4.0;
+        let mut finder = found(&mut service);
+        (finder.limit, finder.phase, finder.probe) = (7.0, Phase::Steady, f64::INFINITY);
+        assert!(finder.limit < APART * BOUNDS.floor);
+        service.overloaded = |_| 0.3;
+        let course = service.lead(&mut finder, 10);
+        assert_eq!(course[0].reason, "overload within");
+        let vain = course.iter().find(|said| said.reason == "in vain");
+        assert_same(vain.expect("it is").limit, 7.0);
     }
 
     #[test]

@@ -140,8 +140,7 @@ impl Tally {
             }
             Outcome::Cancelled => {
                 // Who left sooner than others were answered tells nothing.
-                let answers = self.answers.load(Ordering::Relaxed).max(1);
-                if took < self.latency.load(Ordering::Relaxed) / answers {
+                if took < self.mean() {
                     return false;
                 }
                 add(&self.cancelled, 1);
@@ -214,9 +213,20 @@ impl Tally {
             || long >= load(&self.patience).max(LONG);
         let alarm = || {
             let least = (enough / 4).max(16);
-            answers >= least && load(&self.latency) / answers > load(&self.alarm)
+            self.known() >= least && self.mean() > load(&self.alarm)
         };
         (over || alarm()).then_some(from)
+    }
+
+    /// Of how many it is known how long they took, without doubt.
+    fn known(&self) -> u64 {
+        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        (load(&self.answers) + load(&self.cancelled)).saturating_sub(load(&self.uploads))
+    }
+
+    /// How long those took, so far.
+    fn mean(&self) -> u64 {
+        self.latency.load(Ordering::Relaxed) / self.known().max(1)
     }
 
     /// What was seen since. Nothing, if somebody else has just looked.
@@ -526,6 +536,36 @@ mod tests {
             assert_same(window.latency, mean);
             assert_same(window.answers, 2.0);
         }
+    }
+
+    // The mean was that of all answers, though uploads took no part in it: one in two made it half as long.
+    #[test]
+    fn who_left_is_compared_to_those_who_did_not_upload() {
+        for (milliseconds, counts) in [(9, false), (10, true)] {
+            let tally = tally(&decision());
+            for _ in 0..4 {
+                serve(&tally, 1, MS);
+                tally.sample(&upload(500), 10, MS);
+            }
+            let left = tally.sample(&sample(milliseconds, Outcome::Cancelled), 10, MS);
+            assert_eq!(left, counts, "{milliseconds}");
+        }
+    }
+
+    // As above: it came later, or never.
+    #[test]
+    fn an_alarm_is_of_those_who_did_not_upload() {
+        let tally = tally(&Decision {
+            alarm: 0.02,
+            ..decision()
+        });
+        for _ in 0..15 {
+            tally.sample(&sample(21, Outcome::Ok), 10, MS);
+            tally.sample(&upload(500), 10, MS);
+        }
+        assert_eq!(tally.is_over(MS), None, "15 are too few");
+        tally.sample(&sample(21, Outcome::Ok), 10, MS);
+        assert_eq!(tally.is_over(MS), Some(0));
     }
 
     #[test]

@@ -296,7 +296,7 @@ impl tower_connection_hyper::Listener for Pipes {
 // === the routes ===
 
 #[derive(Clone, Default)]
-struct Handlers(Arc<AtomicUsize>);
+struct Handlers(Arc<AtomicUsize>, Arc<tokio::sync::Mutex<()>>);
 
 struct Running(Arc<AtomicUsize>);
 
@@ -317,6 +317,7 @@ fn router(handlers: Handlers) -> Router {
     Router::new()
         .route("/", get(|| async { "ok" }))
         .route("/sleep/{ms}", get(sleep))
+        .route("/turn/{ms}", get(turn))
         .route("/endless", get(endless))
         .route("/echo", post(echo))
         .route("/late-echo/{ms}", post(late_echo))
@@ -347,6 +348,12 @@ async fn sleep(State(handlers): State<Handlers>, Path(ms): Path<u64>) -> &'stati
     let _running = handlers.enter();
     tokio::time::sleep(Duration::from_millis(ms)).await;
     "slept"
+}
+
+/// One at a time, each for so long.
+async fn turn(State(handlers): State<Handlers>, Path(ms): Path<u64>) {
+    let _turn = handlers.1.lock().await;
+    tokio::time::sleep(Duration::from_millis(ms)).await;
 }
 
 /// A head and one byte, then nothing, for ever.

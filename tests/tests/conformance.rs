@@ -211,4 +211,7 @@ on_every_stack! {
     overload::who_has_few_requests_in_the_house_goes_first
     overload::who_is_refused_is_told_a_second_of_its_own
     overload::a_limit_changes_while_requests_run
+    overload::a_limit_that_finds_itself_lets_more_in_while_nothing_gets_slower
+    overload::a_limit_that_finds_itself_refuses_who_would_only_queue
+    overload::who_does_not_read_keeps_nobody_out_of_a_limit_that_finds_itself
 }

@@ -359,7 +359,8 @@ impl Core {
     fn served_within(&self, time: Duration) -> usize {
         let counts = self.counts();
         let rate = self.rate(counts).unwrap_or_default();
-        counts.limit.max((rate * time.as_secs_f64()).ceil() as usize)
+        let served = (rate * time.as_secs_f64()).ceil() as usize;
+        served.clamp(counts.limit, MOST)
     }
 
     /// How long the next one who waits will, if all who wait are served in order.

@@ -76,6 +76,18 @@
 //! were served. With few slots and no [`max_wait`](InFlightLimitLayer::max_wait) that cannot be so: at that load, ten slots
 //! are all taken 14 % of the time.
 //!
+//! # How many
+//!
+//! With too many, the queue is behind the limit, where nobody bounds it; with too few, the server idles. Which is which
+//! depends on the service, the machine and the day. [`Adaptive`] finds it, and needs no tuning:
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use tower_overload::{Adaptive, InFlightLimitLayer};
+//! let limit = InFlightLimitLayer::with_limit(Adaptive::new()).max_wait(Duration::from_millis(100));
+//! # drop(limit);
+//! ```
+//!
 //! # What it cannot see
 //!
 //! - Whether who asks `poll_ready` will call: without a [`Classify`], he has a slot from then on.

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep, timeout};
 use tower_connection::{AcceptGate, Head};
 use tower_drain::Drain;
-use tower_overload::{Criticality, InFlightLimitLayer, Reason, Ticket};
+use tower_overload::{Adaptive, Criticality, InFlightLimitLayer, Reason, Ticket};
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
@@ -496,4 +496,70 @@ pub(crate) async fn a_limit_changes_while_requests_run(stack: Stack) {
     server.overload().set_limit(2);
     let answer = waits.await.expect("no panic").expect("an answer");
     assert_eq!(answer.body, "ok");
+}
+
+pub(crate) async fn a_limit_that_finds_itself_lets_more_in_while_nothing_gets_slower(stack: Stack) {
+    // SHED-21: sleeping takes as long whatever else sleeps, so there is no reason to refuse anybody.
+    let law = Adaptive::new().floor(2).start(2).seed(7);
+    let server = start(stack, InFlightLimitLayer::with_limit(law)).await;
+    let mut refused = Vec::new();
+    let mut wires = clients(&server, 20).await;
+    for _ in 0..40 {
+        let answers = join_all(wires.iter_mut().map(|wire| wire.get("/sleep/100"))).await;
+        let statuses = answers.iter().flatten().map(|answer| answer.status);
+        refused.push(statuses.filter(|&status| status == 503).count());
+        sleep(10 * MS).await;
+    }
+    assert_eq!(refused[0], 18, "{refused:?}");
+    assert_eq!(refused[39], 0, "{refused:?}");
+    let course = server.overload().course();
+    assert!(
+        course.iter().any(|step| step.reason == "slow start"),
+        "{course:?}"
+    );
+}
+
+pub(crate) async fn a_limit_that_finds_itself_refuses_who_would_only_queue(stack: Stack) {
+    // SHED-21: one at a time is served, whoever else is in.
+    let law = Adaptive::new().floor(2).start(32).seed(7);
+    let server = start(stack, InFlightLimitLayer::with_limit(law)).await;
+    let wires = clients(&server, 40).await;
+    let asking = wires.into_iter().map(|mut wire| async move {
+        for _ in 0..150 {
+            let _ = wire.get("/turn/10").await;
+            sleep(10 * MS).await;
+        }
+    });
+    join_all(asking).await;
+    let limit = server.overload().limit();
+    let course = server.overload().course();
+    assert!(limit <= 12, "{limit}: {course:?}");
+    assert!(course.iter().any(|step| step.reason == "latency"));
+}
+
+pub(crate) async fn who_does_not_read_keeps_nobody_out_of_a_limit_that_finds_itself(stack: Stack) {
+    // SHED-22: a fixed limit of two would be all taken.
+    let law = Adaptive::new().floor(2).start(2).ceiling(2);
+    let server = start(stack, InFlightLimitLayer::with_limit(law)).await;
+    let mut readers = Vec::new();
+    for _ in 0..2 {
+        let mut wire = server.connect().await;
+        let request = Request::get("http://localhost/chunks/10000000").header("host", "localhost");
+        let request = request.body(Bytes::new()).expect("a request");
+        let response = wire.begin(request).await.expect("an answer");
+        settle().await;
+        readers.push((wire, response));
+    }
+    assert_eq!(server.overload().in_flight(), 2);
+    let mut wire = server.connect().await;
+    assert_eq!(wire.get("/").await.expect("an answer").body, "ok");
+    // One whose service has yet to say more holds its slot.
+    let running = [
+        runs(server.connect().await, "/endless"),
+        runs(server.connect().await, "/endless"),
+    ];
+    settle().await;
+    assert_eq!(server.overload().in_flight(), 4);
+    assert_shed(&wire.get("/").await.expect("an answer"));
+    drop((readers, running));
 }

@@ -778,6 +778,24 @@ mod tests {
     }
 
     #[test]
+    fn what_looks_like_a_slower_service_is_compared_at_the_limit_that_was() {
+        let low = Seen {
+            limit: 50.0,
+            latency: 0.3,
+        };
+        for (latency, reason, limit) in [(0.33, "slower service", 100.0), (0.6, "latency", 50.0)] {
+            let mut service = service();
+            let mut finder = found(&mut service);
+            (finder.phase, finder.limit) = (Phase::Check(low), 100.0);
+            let mut window = service.window(&finder.decision(0.0));
+            window.latency = latency;
+            let decision = tell(&mut finder, &window);
+            assert_eq!(decision.reason, reason);
+            assert_same(decision.limit, limit);
+        }
+    }
+
+    #[test]
     fn more_capacity_is_found_and_less_too() {
         let mut service = service();
         service.noise = 0.1;
@@ -816,6 +834,40 @@ mod tests {
         service.load = 1.0 / 0.9;
         let course = service.lead(&mut finder, 400);
         assert!(count(&course, "probe") > 0);
+    }
+
+    #[test]
+    fn a_probe_is_due_once_twice_more_than_a_few_found_no_slot() {
+        for (full, reasons) in [(0.049, ["room", "room"]), (0.051, ["room", "probe"])] {
+            let mut service = service();
+            let mut finder = found(&mut service);
+            (finder.phase, finder.pressed, finder.probe) = (Phase::Steady, 0, 0.0);
+            for reason in reasons {
+                let mut window = service.window(&finder.decision(0.0));
+                window.latency = 0.9 * finder.target();
+                window.full = full / (1.0 - full) * window.answers;
+                assert_eq!(tell(&mut finder, &window).reason, reason, "{full}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_request_takes_alone_follows_the_probes_up_and_down() {
+        for part in [0.5, 0.8, 1.25, 2.0] {
+            let mut service = service();
+            let mut finder = found(&mut service);
+            let (alone, latency) = (finder.alone, part * finder.alone);
+            let before = Seen {
+                limit: finder.limit,
+                latency: 1.2 * latency,
+            };
+            (finder.phase, finder.limit) = (Phase::Probe(before), DEPTH * finder.limit);
+            let mut window = service.window(&finder.decision(0.0));
+            window.latency = latency;
+            tell(&mut finder, &window);
+            let moved = (finder.alone - alone) / (latency - alone);
+            assert!((0.3..=1.0).contains(&moved), "{part}: {moved}");
+        }
     }
 
     #[test]
@@ -942,14 +994,21 @@ mod tests {
         let mut finder = found(&mut service);
         assert!(finder.limit > 100.0);
         service.load = 0.25; // 16 at once
-        let course = service.lead(&mut finder, 100);
+        service.lead(&mut finder, 100);
         assert_same(finder.limit, 32.0);
-        for two in course.windows(2) {
-            assert!(two[1].limit >= 0.89 * two[0].limit, "not at once");
-        }
         service.load = 0.0156; // one
         service.lead(&mut finder, 100);
         assert_same(finder.limit, 4.0 * BOUNDS.floor);
+    }
+
+    #[test]
+    fn it_does_not_fall_at_once() {
+        let mut service = service();
+        let mut finder = found(&mut service);
+        let before = finder.limit;
+        (finder.phase, finder.most, service.load) = (Phase::Steady, 0.0, 0.1);
+        let limit = service.lead(&mut finder, 1)[0].limit;
+        assert!(limit < before && limit > 0.8 * before, "{limit} {before}");
     }
 
     // ## Overload that does not show in the latency

@@ -384,6 +384,7 @@ mod tests {
     fn an_alarm_ends_it_early() {
         for (latency, over) in [(20, None), (21, Some(0))] {
             let tally = tally(&Decision {
+                answers: 24.0,
                 alarm: 0.02,
                 ..decision()
             });

@@ -407,10 +407,10 @@ def a_queue_that_stands_makes_way(stack):
     """Who comes to a full queue that stands takes the place of who came first, and that one is refused. SHED-6"""
     def wait(Client, tls):
         with Playground(stack, "--max-in-flight", "1", "--max-wait", "3s", tls=tls) as server:
-            hold(server, Client, b"/sleep/700")
+            hold(server, Client, b"/sleep/1200")
             first, last = used(server, Client), used(server, Client)
             waiting = first.ask(b"/")
-            time.sleep(0.3)
+            time.sleep(0.6)
             assert server.counts()["requests_waiting"] == 1
             newcomer = last.ask(b"/")
             first.read(lambda: waiting in first.whole)

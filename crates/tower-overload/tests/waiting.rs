@@ -196,10 +196,10 @@ async fn a_burst_is_served_in_order() {
 // SHED-6
 #[tokio::test(start_paused = true)]
 async fn once_a_queue_stands_who_came_last_goes_first() {
-    // 100 ms after the first has waited for 5; the three came within 3.
-    let served = order(101 * MS, &room(), &["/0", "/1", "/2"]).await;
+    // 400 ms after the first has waited for 5; the three came within 3.
+    let served = order(401 * MS, &room(), &["/0", "/1", "/2"]).await;
     assert_eq!(served, ["/0", "/1", "/2"]);
-    let served = order(102 * MS, &room(), &["/0", "/1", "/2"]).await;
+    let served = order(402 * MS, &room(), &["/0", "/1", "/2"]).await;
     assert_eq!(served, ["/2", "/1", "/0"]);
 }
 
@@ -213,7 +213,7 @@ async fn in_a_full_room_that_stands_a_newcomer_takes_the_place_of_the_first() {
     let _running = asked::<1>(&service);
     let [mut first, mut second] = asked(&service);
     assert_eq!(answer(&service, get("/too-many")).status(), 503);
-    advance(106 * MS).await;
+    advance(406 * MS).await;
     let mut newcomer = ask(&service, get("/newcomer"));
     assert_pending!(newcomer.poll());
     assert!(first.is_woken() && !second.is_woken());
@@ -695,7 +695,7 @@ async fn who_hears_late_of_a_refusal_presses_nobody() {
     let (service, _handler) = limited(&layer);
     let [running] = asked(&service);
     let [mut waits] = asked(&service);
-    advance(106 * MS).await;
+    advance(406 * MS).await;
     let mut newcomer = ask(&service, get("/"));
     assert_pending!(newcomer.poll());
     drop(running);

@@ -3,8 +3,13 @@
 #[path = "../../../crates/tower-overload/src/calendar.rs"]
 mod calendar;
 pub mod chance;
+pub mod contender;
+pub mod fleet;
 pub mod laws;
+pub mod plot;
 pub mod room;
 pub mod run;
+pub mod single;
+pub mod table;
 pub mod work;
 pub mod world;

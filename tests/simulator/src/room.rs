@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-/// In nanoseconds, as `CoDel` has them.
+/// In nanoseconds, as the layer has them.
 const TARGET: u64 = 5_000_000;
-const INTERVAL: u64 = 100_000_000;
+const INTERVAL: u64 = 400_000_000;
 
 /// How many classes there are: the first goes first.
 pub const CLASSES: usize = 2;

@@ -46,6 +46,8 @@ pub struct Run {
     pub bins: Vec<Bin>,
     /// By class.
     pub sums: [Sum; CLASSES],
+    /// By server.
+    pub servers: Vec<Sum>,
     /// For how many seconds that was counted.
     pub seconds: f64,
     /// When the limit of the first server moved, in seconds; to what, and why. The first thousands.
@@ -67,6 +69,7 @@ impl Run {
         Self {
             bins: vec![Bin::default(); bins],
             sums: [Sum::default(); CLASSES],
+            servers: vec![Sum::default(); scenario.servers],
             seconds: scenario.duration - scenario.from,
             course: Vec::new(),
             latencies: vec![0; 1024],
@@ -81,46 +84,54 @@ impl Run {
         self.bins.get_mut(bin)
     }
 
-    fn sum(&mut self, now: u64, class: u8) -> Option<&mut Sum> {
-        (now >= self.from).then(|| &mut self.sums[usize::from(class)])
+    /// Those that it belongs to.
+    fn sums(&mut self, now: u64, server: usize, class: u8) -> impl Iterator<Item = &mut Sum> {
+        let sums = [
+            &mut self.sums[usize::from(class)],
+            &mut self.servers[server],
+        ];
+        let counts = now >= self.from;
+        sums.into_iter().filter(move |_| counts)
     }
 
-    pub(crate) fn arrived(&mut self, now: u64, class: u8) {
+    pub(crate) fn arrived(&mut self, now: u64, server: usize, class: u8) {
         if let Some(bin) = self.bin(now) {
             bin.came += 1;
         }
-        if let Some(sum) = self.sum(now, class) {
+        for sum in self.sums(now, server, class) {
             sum.came += 1.0;
         }
     }
 
-    pub(crate) fn served(&mut self, now: u64, class: u8, took: u64) {
+    pub(crate) fn served(&mut self, now: u64, server: usize, class: u8, took: u64) {
         let good = took <= self.objective;
         if let Some(bin) = self.bin(now) {
             bin.good += u32::from(good);
             bin.late += u32::from(!good);
         }
-        if let Some(sum) = self.sum(now, class) {
+        for sum in self.sums(now, server, class) {
             sum.served += 1.0;
             sum.good += f64::from(u8::from(good));
+        }
+        if now >= self.from {
             self.latencies[bucket(took)] += 1;
         }
     }
 
-    pub(crate) fn refused(&mut self, now: u64, class: u8) {
+    pub(crate) fn refused(&mut self, now: u64, server: usize, class: u8) {
         if let Some(bin) = self.bin(now) {
             bin.refused += 1;
         }
-        if let Some(sum) = self.sum(now, class) {
+        for sum in self.sums(now, server, class) {
             sum.refused += 1.0;
         }
     }
 
-    pub(crate) fn left(&mut self, now: u64, class: u8) {
+    pub(crate) fn left(&mut self, now: u64, server: usize, class: u8) {
         if let Some(bin) = self.bin(now) {
             bin.left += 1;
         }
-        if let Some(sum) = self.sum(now, class) {
+        for sum in self.sums(now, server, class) {
             sum.left += 1.0;
         }
     }

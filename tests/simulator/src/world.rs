@@ -125,11 +125,6 @@ enum Event {
         id: u32,
         life: u32,
     },
-    /// It has waited for a slot for long enough.
-    Expire {
-        id: u32,
-        life: u32,
-    },
     /// The client has read its response.
     Read {
         id: u32,
@@ -220,6 +215,9 @@ struct World<'a> {
     unused: Vec<u32>,
     /// Clients leave in the order in which they came.
     leaving: VecDeque<(u64, u32, u32)>,
+    /// They have waited for a slot for long enough, in the order in which they began to: not events, of which there would
+    /// be so many that the others would take long to find.
+    expiring: VecDeque<(u64, u32, u32)>,
     servers: Vec<Server>,
     turn: usize,
     max_wait: u64,
@@ -263,6 +261,7 @@ impl<'a> World<'a> {
             requests: Vec::new(),
             unused: Vec::new(),
             leaving: VecDeque::new(),
+            expiring: VecDeque::new(),
             servers,
             turn: 0,
             max_wait: nanoseconds(policy.max_wait),
@@ -282,10 +281,15 @@ impl<'a> World<'a> {
         loop {
             let next = self.events.peek().map_or(u64::MAX, |Reverse((at, ..))| *at);
             let leaves = self.leaving.front().map_or(u64::MAX, |(at, ..)| *at);
-            if next.min(leaves) > end {
+            let expires = self.expiring.front().map_or(u64::MAX, |(at, ..)| *at);
+            if next.min(leaves).min(expires) > end {
                 break;
             }
-            if leaves < next {
+            if expires < next && expires <= leaves {
+                let (at, id, life) = self.expiring.pop_front().expect("somebody");
+                self.now = at;
+                self.expire(id, life);
+            } else if leaves < next {
                 let (at, id, life) = self.leaving.pop_front().expect("somebody");
                 self.now = at;
                 self.give_up(id, life);
@@ -324,14 +328,6 @@ impl<'a> World<'a> {
                     let (server, work) = (request.server as usize, request.processor * 0.4);
                     self.requests[id as usize].second_half = true;
                     self.work(server, id, work);
-                }
-            }
-            Event::Expire { id, life } => {
-                if self.lives(id, life) && self.requests[id as usize].state == State::Waiting {
-                    let request = &self.requests[id as usize];
-                    let (server, class) = (request.server as usize, usize::from(request.class));
-                    self.servers[server].room.leave(id, class, self.now);
-                    self.refuse(id);
                 }
             }
             Event::Read { id, life } => {
@@ -379,7 +375,7 @@ impl<'a> World<'a> {
         };
         let life = request.life;
         self.leaving.push_back((self.now + self.timeout, id, life));
-        self.run.arrived(self.now, class);
+        self.run.arrived(self.now, server, class);
         let house = &mut self.servers[server];
         if house.in_flight < house.limit && house.room.is_empty() {
             return self.admit(id);
@@ -405,8 +401,8 @@ impl<'a> World<'a> {
                         None => return self.refuse(id),
                     }
                 }
-                let until = seconds(self.max_wait);
-                self.after(until, Event::Expire { id, life });
+                self.expiring
+                    .push_back((self.now + self.max_wait, id, life));
             }
             let house = &mut self.servers[server];
             house.room.enter(id, usize::from(class), self.now);
@@ -522,7 +518,7 @@ impl<'a> World<'a> {
         let request = &self.requests[id as usize];
         let server = request.server as usize;
         let took = self.now - request.came;
-        self.run.served(self.now, request.class, took);
+        self.run.served(self.now, server, request.class, took);
         self.sample(id, Outcome::Ok);
         let (part, reads) = self.scenario.work.slow_readers;
         if part > 0.0 && self.chance.part() < part {
@@ -589,7 +585,7 @@ impl<'a> World<'a> {
     fn refuse(&mut self, id: u32) {
         let request = &self.requests[id as usize];
         let (server, class, attempt) = (request.server as usize, request.class, request.attempt);
-        self.run.refused(self.now, class);
+        self.run.refused(self.now, server, class);
         self.forget(id);
         let after = self.told(server);
         self.again(attempt, class, Some(after));
@@ -603,6 +599,16 @@ impl<'a> World<'a> {
             };
             self.servers[server].queue.push_front(job);
             self.dispatch(server);
+        }
+    }
+
+    /// It waits no longer for a slot, if it does.
+    fn expire(&mut self, id: u32, life: u32) {
+        if self.lives(id, life) && self.requests[id as usize].state == State::Waiting {
+            let request = &self.requests[id as usize];
+            let (server, class) = (request.server as usize, usize::from(request.class));
+            self.servers[server].room.leave(id, class, self.now);
+            self.refuse(id);
         }
     }
 
@@ -627,7 +633,7 @@ impl<'a> World<'a> {
                 self.adapt(server);
             }
         }
-        self.run.left(self.now, class);
+        self.run.left(self.now, server, class);
         self.again(attempt, class, None);
     }
 
@@ -714,7 +720,7 @@ impl<'a> World<'a> {
             if request.server as usize == server && request.state != State::Gone {
                 let (class, attempt) = (request.class, request.attempt);
                 self.forget(u32::try_from(id).expect("fewer"));
-                self.run.left(self.now, class);
+                self.run.left(self.now, server, class);
                 self.again(attempt, class, None);
             }
         }

@@ -33,14 +33,15 @@ pub(crate) struct Bounds {
 /// from 0.65 to 1 is about as good.
 const TOLERANCE: f64 = 0.85;
 
-/// To which part of itself a probe lowers the limit: deep enough to tell a queue from none in one window.
-const DEPTH: f64 = 0.4;
+/// A probe lowers the limit to this part of what the tolerance makes of the answer: if all of that was queue too, the
+/// limit comes out lower than it was. Higher than 1, and it would rise from probe to probe.
+const DEPTH: f64 = 0.7;
 
 /// How far apart two limits must be for their latencies to be compared.
 const APART: f64 = 1.8;
 
 /// Of a difference in limits, the part that must show in the latency for it to be a queue's.
-const QUEUE: f64 = 0.4;
+const QUEUE: f64 = 0.3;
 
 /// A run queue shorter than this is none, in seconds: the target of `DAGOR` (Zhou et al., `SoCC` 2018).
 const DELAY: f64 = 0.02;
@@ -252,7 +253,7 @@ impl Finder {
             return self.idle(seen);
         }
         if seen.latency > target {
-            if self.press < PRESS {
+            if self.press < PRESS && seen.latency < 2.0 * target {
                 let burst = (1.1 * self.limit).min(self.enough());
                 return self.set(burst.max(self.limit), "burst");
             }
@@ -269,7 +270,7 @@ impl Finder {
         self.phase = Phase::Steady;
         if self.pressed >= 2 && window.now >= self.probe && self.limit > 1.3 * self.bounds.floor {
             self.phase = Phase::Probe(seen);
-            return self.set(self.limit * DEPTH, "probe");
+            return self.set(self.limit * DEPTH / self.tolerance(), "probe");
         }
         if window.delay > self.delay() / 2.0 && window.now >= self.in_vain[1] {
             return; // there is no room in the run queue

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tower_overload::{Limit, Outcome, Sample};
 
 mod aimd;
+mod clock;
 mod envoy;
 mod gradient2;
 mod resilience;
@@ -30,6 +31,7 @@ mod windowed;
 
 pub use self::{
     aimd::Aimd,
+    clock::Clock,
     envoy::Envoy,
     gradient2::Gradient2,
     resilience::{ResilienceAimd, ResilienceVegas},

@@ -57,6 +57,7 @@ impl<B, G> Guarded<B, G> {
     /// *body.as_mut().guard_mut().expect("it has not ended") += 1;
     /// assert_eq!(body.as_mut().guard_mut(), Some(&mut 2));
     /// ```
+    #[must_use]
     pub fn guard_mut(self: Pin<&mut Self>) -> Option<&mut G> {
         self.project().guard.as_mut()
     }

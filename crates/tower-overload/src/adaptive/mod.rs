@@ -228,8 +228,11 @@ impl Limit for Adaptive {
 
     fn on_sample(&self, sample: &Sample) {
         let now = self.nanoseconds(sample.now);
-        if self.tally.grows(sample) && self.limit() < self.settings.ceiling {
-            self.limit.fetch_add(1, Ordering::Relaxed);
+        if self.tally.grows(sample) {
+            // In one step: of two at once, only one may be the last.
+            let grow = |limit| (limit < self.settings.ceiling).then_some(limit + 1);
+            let order = Ordering::Relaxed;
+            let _ = self.limit.fetch_update(order, order, grow);
         }
         if self.tally.sample(sample, self.limit(), now) {
             self.look(now);

@@ -150,8 +150,7 @@ impl Tally {
             }
             Outcome::Cancelled => {
                 // Who left sooner than others were answered tells nothing.
-                let answers = self.answers.load(Ordering::Relaxed).max(1);
-                if took < self.latency.load(Ordering::Relaxed) / answers {
+                if took < self.mean() {
                     return false;
                 }
                 add(&self.cancelled, 1);
@@ -228,9 +227,20 @@ impl Tally {
             || long >= load(&self.patience).max(LONG);
         let alarm = || {
             let least = (enough / 4).max(16);
-            answers >= least && load(&self.latency) / answers > load(&self.alarm)
+            self.known() >= least && self.mean() > load(&self.alarm)
         };
         (over || alarm()).then_some(from)
+    }
+
+    /// Of how many it is known how long they took, without doubt.
+    fn known(&self) -> u64 {
+        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        (load(&self.answers) + load(&self.cancelled)).saturating_sub(load(&self.uploads))
+    }
+
+    /// How long those took, so far.
+    fn mean(&self) -> u64 {
+        self.latency.load(Ordering::Relaxed) / self.known().max(1)
     }
 
     /// What was seen since. Nothing, if somebody else has just looked.
@@ -277,4 +287,397 @@ fn add(word: &AtomicU64, more: u64) {
 
 pub(super) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// A window of 64 answers, with nothing to wait for.
+    fn decision() -> Decision {
+        Decision {
+            limit: 10.0,
+            reason: "",
+            settle: 0.0,
+            answers: 64.0,
+            alarm: f64::INFINITY,
+            grows: false,
+            cap: f64::INFINITY,
+            patience: 3.0,
+        }
+    }
+
+    fn tally(decision: &Decision) -> Tally {
+        Tally::new(decision)
+    }
+
+    fn sample(milliseconds: u64, outcome: Outcome) -> Sample {
+        Sample::new(Duration::from_millis(milliseconds), outcome)
+    }
+
+    /// So many were served in 10 ms each, and this is when.
+    fn serve(tally: &Tally, answers: u64, now: u64) {
+        for _ in 0..answers {
+            assert!(tally.sample(&sample(10, Outcome::Ok), 10, now));
+        }
+    }
+
+    fn upload(milliseconds: u64) -> Sample {
+        Sample {
+            uploads: true,
+            ..sample(milliseconds, Outcome::Ok)
+        }
+    }
+
+    fn seen(tally: &Tally, now: u64) -> Window {
+        let from = tally.from.load(Ordering::Relaxed);
+        tally.take(from, now).expect("nobody else looks")
+    }
+
+    #[track_caller]
+    fn assert_same(is: f64, should: f64) {
+        assert!((is - should).abs() < 1e-9, "{is} is not {should}");
+    }
+
+    // ## When a window ends
+
+    #[test]
+    fn enough_answers_end_it() {
+        let tally = tally(&decision());
+        serve(&tally, 63, 500 * MS);
+        assert_eq!(tally.is_over(500 * MS), None);
+        serve(&tally, 1, 500 * MS);
+        assert_eq!(tally.is_over(500 * MS), Some(0));
+    }
+
+    #[test]
+    fn it_is_not_shorter_than_a_tenth_of_a_second_and_at_first_than_a_fiftieth() {
+        for (answers, least) in [(17.0, 100 * MS), (16.0, 20 * MS)] {
+            let tally = tally(&Decision {
+                answers,
+                ..decision()
+            });
+            serve(&tally, 100, MS);
+            assert_eq!(tally.is_over(least - 1), None, "{answers}");
+            assert_eq!(tally.is_over(least), Some(0), "{answers}");
+        }
+    }
+
+    #[test]
+    fn it_is_not_longer_than_two_seconds_if_there_were_a_few() {
+        for (answers, over) in [(7, None), (8, Some(0))] {
+            let tally = tally(&decision());
+            serve(&tally, answers, MS);
+            assert_eq!(tally.is_over(2_000 * MS - 1), None);
+            assert_eq!(tally.is_over(2_000 * MS), over, "{answers}");
+        }
+    }
+
+    #[test]
+    fn patience_ends_it_whatever_was_seen() {
+        for (patience, ends) in [(3.0, 3_000 * MS), (1.0, 2_000 * MS)] {
+            let tally = tally(&Decision {
+                patience,
+                ..decision()
+            });
+            assert_eq!(tally.is_over(ends - 1), None, "{patience}");
+            assert_eq!(tally.is_over(ends), Some(0), "{patience}");
+            assert_same(seen(&tally, ends).latency, 0.0);
+        }
+    }
+
+    #[test]
+    fn whoever_finds_no_slot_looks_once_patience_has_ended() {
+        let tally = tally(&decision());
+        assert!(!tally.full(3_000 * MS - 1));
+        assert!(tally.full(3_000 * MS));
+        assert_same(seen(&tally, 3_000 * MS).full, 2.0);
+    }
+
+    #[test]
+    fn an_alarm_ends_it_early() {
+        for (latency, over) in [(20, None), (21, Some(0))] {
+            let tally = tally(&Decision {
+                answers: 24.0,
+                alarm: 0.02,
+                ..decision()
+            });
+            for _ in 0..15 {
+                tally.sample(&sample(latency, Outcome::Ok), 10, MS);
+            }
+            assert_eq!(tally.is_over(MS), None, "15 are too few");
+            tally.sample(&sample(latency, Outcome::Ok), 10, MS);
+            assert_eq!(tally.is_over(MS), over, "{latency}");
+        }
+    }
+
+    #[test]
+    fn an_alarm_is_of_a_quarter_of_the_answers_if_those_are_many() {
+        let tally = tally(&Decision {
+            answers: 400.0,
+            alarm: 0.001,
+            ..decision()
+        });
+        serve(&tally, 99, MS);
+        assert_eq!(tally.is_over(MS), None);
+        serve(&tally, 1, MS);
+        assert_eq!(tally.is_over(MS), Some(0));
+    }
+
+    #[test]
+    fn who_left_and_who_was_overloaded_fill_a_window_too() {
+        for outcome in [Outcome::Overload, Outcome::Cancelled] {
+            let tally = tally(&decision());
+            serve(&tally, 63, 100 * MS);
+            tally.sample(&sample(1, Outcome::Ignore), 10, 100 * MS);
+            assert_eq!(tally.is_over(100 * MS), None);
+            assert!(tally.sample(&sample(10, outcome), 10, 100 * MS));
+            assert_eq!(tally.is_over(100 * MS), Some(0), "{outcome:?}");
+        }
+    }
+
+    // ## What is counted after a change
+
+    #[test]
+    fn until_as_few_are_in_flight_as_may_be_nothing_counts() {
+        let tally = tally(&Decision {
+            settle: 0.05,
+            ..decision()
+        });
+        let with = |in_flight| Sample {
+            in_flight,
+            ..sample(10, Outcome::Ok)
+        };
+        assert!(!tally.sample(&with(11), 10, 500 * MS), "one too many");
+        assert!(!tally.full(500 * MS));
+        assert!(!tally.sample(&with(10), 10, 501 * MS), "it only says so");
+        // Then those are waited for that began behind more.
+        assert!(!tally.full(551 * MS - 1));
+        assert!(!tally.sample(&with(10), 10, 551 * MS - 1));
+        assert!(
+            tally.sample(&with(11), 10, 551 * MS),
+            "a new limit is not waited for"
+        );
+        tally.full(551 * MS);
+        let window = seen(&tally, 561 * MS);
+        assert_same(window.answers, 1.0);
+        assert_same(window.full, 1.0);
+        assert_same(window.seconds, 0.01);
+        assert_same(window.most, 11.0);
+    }
+
+    #[test]
+    fn a_window_is_as_long_as_it_is_counted() {
+        let tally = tally(&Decision {
+            settle: 0.05,
+            ..decision()
+        });
+        assert!(!tally.sample(&sample(10, Outcome::Ok), 10, 0));
+        serve(&tally, 64, 50 * MS);
+        assert_eq!(tally.is_over(150 * MS - 1), None);
+        assert_eq!(tally.is_over(150 * MS), Some(50 * MS));
+    }
+
+    #[test]
+    fn one_that_never_settles_ends_with_patience() {
+        let tally = tally(&Decision {
+            settle: 0.05,
+            ..decision()
+        });
+        assert!(!tally.full(3_000 * MS - 1));
+        assert!(tally.full(3_000 * MS));
+        assert_eq!(tally.is_over(3_000 * MS), Some(0));
+        assert_same(seen(&tally, 3_000 * MS).full, 0.0);
+    }
+
+    // ## What is seen
+
+    #[test]
+    fn a_window_is_the_mean_and_the_variation_of_its_answers() {
+        let tally = tally(&decision());
+        for milliseconds in [10, 30, 10, 30] {
+            tally.sample(&sample(milliseconds, Outcome::Ok), 10, MS);
+        }
+        tally.delay(Duration::from_millis(1));
+        tally.delay(Duration::from_millis(2));
+        let window = seen(&tally, 3_000 * MS);
+        assert_same(window.now, 3.0);
+        assert_same(window.seconds, 3.0);
+        assert_same(window.answers, 4.0);
+        assert_same(window.latency, 0.02);
+        assert_same(window.variation, 0.25);
+        assert_same(window.most, 1.0);
+        assert_same(window.delay, 0.0015);
+    }
+
+    #[test]
+    fn the_next_window_begins_with_nothing() {
+        let tally = tally(&decision());
+        serve(&tally, 10, MS);
+        tally.sample(&sample(10, Outcome::Overload), 10, MS);
+        tally.sample(&sample(10, Outcome::Cancelled), 10, MS);
+        tally.sample(&upload(10), 10, MS);
+        tally.full(MS);
+        tally.delay(Duration::from_millis(1));
+        seen(&tally, 100 * MS);
+        tally.begin(&decision(), 100 * MS);
+        let nothing = Window {
+            now: 0.2,
+            seconds: 0.1,
+            ..Window::default()
+        };
+        assert_eq!(seen(&tally, 200 * MS), nothing);
+    }
+
+    #[test]
+    fn a_latency_counts_for_no_more_than_the_cap() {
+        let tally = tally(&Decision {
+            cap: 0.03,
+            ..decision()
+        });
+        tally.sample(&sample(10, Outcome::Ok), 10, MS);
+        tally.sample(&sample(60_000, Outcome::Ok), 10, MS);
+        assert_same(seen(&tally, MS).latency, 0.02);
+    }
+
+    #[test]
+    fn who_left_counts_if_he_waited_longer_than_others() {
+        for (milliseconds, mean) in [(9, 0.01), (10, 0.01), (40, 0.02)] {
+            let tally = tally(&decision());
+            serve(&tally, 2, MS);
+            let left = tally.sample(&sample(milliseconds, Outcome::Cancelled), 10, MS);
+            assert_eq!(left, milliseconds >= 10);
+            let window = seen(&tally, MS);
+            assert_same(window.latency, mean);
+            assert_same(window.answers, 2.0);
+        }
+    }
+
+    // The mean was that of all answers, though uploads took no part in it: one in two made it half as long.
+    #[test]
+    fn who_left_is_compared_to_those_who_did_not_upload() {
+        for (milliseconds, counts) in [(9, false), (10, true)] {
+            let tally = tally(&decision());
+            for _ in 0..4 {
+                serve(&tally, 1, MS);
+                tally.sample(&upload(500), 10, MS);
+            }
+            let left = tally.sample(&sample(milliseconds, Outcome::Cancelled), 10, MS);
+            assert_eq!(left, counts, "{milliseconds}");
+        }
+    }
+
+    // As above: it came later, or never.
+    #[test]
+    fn an_alarm_is_of_those_who_did_not_upload() {
+        let tally = tally(&Decision {
+            alarm: 0.02,
+            ..decision()
+        });
+        for _ in 0..15 {
+            tally.sample(&sample(21, Outcome::Ok), 10, MS);
+            tally.sample(&upload(500), 10, MS);
+        }
+        assert_eq!(tally.is_over(MS), None, "15 are too few");
+        tally.sample(&sample(21, Outcome::Ok), 10, MS);
+        assert_eq!(tally.is_over(MS), Some(0));
+    }
+
+    #[test]
+    fn what_tells_nothing_counts_nowhere() {
+        let tally = tally(&decision());
+        assert!(!tally.sample(&sample(10, Outcome::Ignore), 10, MS));
+        let window = seen(&tally, MS);
+        assert_same(window.answers + window.overloaded + window.full, 0.0);
+        assert_same(window.latency, 0.0);
+    }
+
+    #[test]
+    fn overload_is_no_answer_and_no_latency() {
+        let tally = tally(&decision());
+        serve(&tally, 1, MS);
+        assert!(tally.sample(&sample(1, Outcome::Overload), 10, MS));
+        let window = seen(&tally, MS);
+        assert_same(window.overloaded, 1.0);
+        assert_same(window.answers, 1.0);
+        assert_same(window.latency, 0.01);
+    }
+
+    #[test]
+    fn uploads_tell_how_long_it_took_only_if_little_else_does() {
+        // Of 12 answers, so many of 10 ms that had no body.
+        for (others, latency) in [(4, 0.01), (3, 0.3775), (0, 0.5)] {
+            let tally = tally(&decision());
+            serve(&tally, others, MS);
+            for _ in others..12 {
+                assert!(tally.sample(&upload(500), 10, MS));
+            }
+            let window = seen(&tally, MS);
+            assert_same(window.answers, 12.0);
+            assert_same(window.latency, latency);
+        }
+    }
+
+    // ## What grows
+
+    #[test]
+    fn each_that_was_quick_makes_room_for_one_more_while_slots_are_wanted() {
+        let decision = Decision {
+            alarm: 0.04,
+            grows: true,
+            ..decision()
+        };
+        let tally = tally(&decision);
+        assert!(!tally.grows(&sample(10, Outcome::Ok)), "nobody wants one");
+        tally.full(MS);
+        assert!(tally.grows(&sample(19, Outcome::Ok)));
+        assert!(!tally.grows(&sample(20, Outcome::Ok)));
+        for outcome in [Outcome::Overload, Outcome::Cancelled, Outcome::Ignore] {
+            assert!(!tally.grows(&sample(10, outcome)), "{outcome:?}");
+        }
+        tally.begin(
+            &Decision {
+                grows: false,
+                ..decision
+            },
+            2 * MS,
+        );
+        assert!(!tally.grows(&sample(10, Outcome::Ok)));
+    }
+
+    // ## Two at once
+
+    #[test]
+    fn of_two_that_look_at_once_one_decides() {
+        let tally = tally(&decision());
+        serve(&tally, 64, MS);
+        let now = 100 * MS;
+        let (one, other) = (tally.is_over(now), tally.is_over(now));
+        let [Some(one), Some(other)] = [one, other] else {
+            panic!("both see that it is over");
+        };
+        assert!(tally.take(one, now).is_some());
+        tally.begin(&decision(), now);
+        serve(&tally, 1, now);
+        assert!(tally.take(other, now).is_none());
+        assert_same(seen(&tally, now).answers, 1.0);
+    }
+
+    #[test]
+    fn what_lasts_for_ever_is_no_reason_to_panic() {
+        let tally = tally(&decision());
+        for outcome in [Outcome::Ok, Outcome::Cancelled, Outcome::Overload] {
+            for _ in 0..3 {
+                let mut sample = sample(0, outcome);
+                sample.latency = Duration::MAX;
+                tally.sample(&sample, 10, MS);
+            }
+        }
+        tally.delay(Duration::MAX);
+        let window = seen(&tally, MS);
+        assert!(window.latency.is_finite() && window.latency >= 0.0);
+        assert!(window.variation.is_finite() && window.variation >= 0.0);
+    }
 }

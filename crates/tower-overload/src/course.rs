@@ -6,6 +6,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -43,6 +44,8 @@ pub struct Step {
 /// The last steps.
 const KEPT: usize = 64;
 
+const SOON: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 pub(crate) struct Course {
     limit: AtomicUsize,
@@ -73,6 +76,13 @@ impl Course {
             reason: reason(),
         };
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        // One after the other for the same reason are one: a limit that doubles does so in steps of one.
+        if let Some(last) = steps.back_mut() {
+            if last.reason == step.reason && step.at.duration_since(last.at) < SOON {
+                last.to = limit;
+                return;
+            }
+        }
         if steps.len() == KEPT {
             steps.pop_front();
         }

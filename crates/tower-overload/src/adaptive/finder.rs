@@ -42,6 +42,9 @@ const DEPTH: f64 = 0.7;
 /// How far apart two limits must be for their latencies to be compared.
 const APART: f64 = 1.8;
 
+/// By how much the target must be missed for it to be missed.
+const ABOVE: f64 = 1.1;
+
 /// Of a difference in limits, the part that must show in the latency for it to be a queue's.
 const QUEUE: f64 = 0.3;
 
@@ -185,7 +188,16 @@ impl Finder {
         let before = self.limit;
         self.note(window);
         if window.latency == 0.0 {
-            self.starve();
+            match self.sign(window) {
+                // Nobody was served, and all were answered.
+                Some(sign) => {
+                    if !matches!(self.phase, Phase::Sparing(..)) {
+                        self.phase = Phase::Sparing(sign, self.limit);
+                    }
+                    self.spare(sign);
+                }
+                None => self.starve(),
+            }
         } else if self.alone == 0.0 && self.first {
             self.first = false;
             return self.decision(window.latency);
@@ -257,7 +269,7 @@ impl Finder {
         if window.full == 0.0 {
             return self.idle(seen);
         }
-        if seen.latency > target {
+        if seen.latency > ABOVE * target {
             if self.press < PRESS && seen.latency < 2.0 * target {
                 let burst = (1.1 * self.limit).min(self.enough());
                 return self.set(burst.max(self.limit), "burst");
@@ -318,7 +330,7 @@ impl Finder {
     }
 
     fn lower(&mut self, first: Option<Seen>, seen: Seen, window: &Window) {
-        if seen.latency <= 1.1 * self.target() || window.full == 0.0 {
+        if seen.latency <= ABOVE * self.target() || window.full == 0.0 {
             self.phase = Phase::Steady;
             return self.steady(seen, window);
         }
@@ -573,6 +585,7 @@ mod tests {
                 answers: rate * seconds - overloaded,
                 latency: latency * (self.noise * normal).exp(),
                 variation: self.variation,
+                cancelled: 0.0,
                 overloaded,
                 full: (asked - rate) * seconds,
                 most: in_flight,
@@ -1004,8 +1017,9 @@ mod tests {
         service.lead(&mut finder, 20);
         // What goes on is none.
         service.load = 2.0;
-        service.at_once /= 4.0;
-        assert!(count(&service.lead(&mut finder, 10), "latency") > 0);
+        service.at_once /= 8.0;
+        let overload = service.lead(&mut finder, 30);
+        assert!(count(&overload, "latency") > 0, "{overload:?}");
     }
 
     #[test]
@@ -1197,6 +1211,7 @@ mod tests {
                     answers: any(500.0),
                     latency: any(0.5),
                     variation: any(20.0),
+                    cancelled: any(100.0),
                     overloaded: any(100.0),
                     full: any(500.0),
                     most: any(1e4),

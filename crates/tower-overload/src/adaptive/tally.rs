@@ -301,6 +301,7 @@ mod tests {
             limit: 10.0,
             reason: "",
             settle: 0.0,
+            strict: false,
             answers: 64.0,
             alarm: f64::INFINITY,
             grows: false,

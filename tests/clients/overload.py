@@ -653,6 +653,45 @@ def load_past_the_limit_reads_nothing_but_200_and_503(stack):
             so_many_slots_are_free(server, Client, 4)
 
 
+# --- SHED-21: a limit that finds itself
+
+def limit_of(server):
+    return int(re.search(r"^requests_limit (\d+)$", server.curl("/metrics").decode(), re.M)[1])
+
+
+def h2load(server, stack, *more):
+    """What was answered with which class of status."""
+    told = run("h2load", *["--h1"] * (stack in SPEAK_H1), *more)
+    return dict((f"{kind}xx", int(count)) for count, kind in re.findall(r"(\d+) ([2345])xx", told))
+
+
+def a_limit_that_finds_itself_refuses_nobody_for_long(stack):
+    """Thirty clients of what takes as long whatever else runs: after some seconds none of them is refused. SHED-21"""
+    with Playground(stack, "--max-in-flight", "adaptive", "--max-wait", "100ms") as server:
+        load = ["-c30", "-n900", server.url + "/sleep/50"]
+        refused = [h2load(server, stack, *load)["5xx"] for _ in range(6)]
+        assert refused[0] > 0 and refused[-1] == 0, refused
+        assert limit_of(server) >= 20
+
+
+def a_limit_that_finds_itself_holds_off_what_would_only_queue(stack):
+    """Two hundred clients of 5 ms of processor each, in handlers without an `await`: most that are served are served in
+    time, and health checks all along. SHED-21, SHED-23"""
+    with Playground(stack, "--max-in-flight", "adaptive") as server, ThreadPoolExecutor(1) as pool:
+        load = ["-c200", "-D6", "--warm-up-time=1", server.url + "/cpu/5000"]
+        loaded = pool.submit(h2load, server, stack, *load)
+        checks = []
+        while not loaded.done():
+            begin = time.monotonic()
+            assert server.curl("/healthz")
+            checks.append(time.monotonic() - begin)
+        answers = loaded.result()
+        # Two processors serve 400 in a second.
+        assert answers["2xx"] > 800 and answers["5xx"] > answers["2xx"], answers
+        assert limit_of(server) < 100 and server.counts()["requests_in_flight"] == 1
+        assert statistics.median(checks) < 0.5, checks
+
+
 def resident(server):
     return int(re.search(r"VmRSS:\s+(\d+)", open(f"/proc/{server.process.pid}/status").read())[1])
 
@@ -670,4 +709,6 @@ CASES = [
     (a_grpc_call_is_refused_in_grpc, SPEAK_H2), (a_grpc_call_that_would_be_too_late_is_refused_at_once, SPEAK_H2),
     (who_is_refused_for_long_is_told_to_go, STACKS), (web_sockets_hold_no_slot, STACKS),
     (load_past_the_limit_reads_nothing_but_200_and_503, STACKS),
+    (a_limit_that_finds_itself_refuses_nobody_for_long, STACKS),
+    (a_limit_that_finds_itself_holds_off_what_would_only_queue, STACKS),
 ]

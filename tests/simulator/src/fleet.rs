@@ -4,7 +4,12 @@
 //! Each experiment has a short variant, of seconds, and a long one. Both draw the same conclusions; the long one from more
 //! cases. All are the same from run to run.
 
-use crate::{contender::Contender, run::Run, table::Report, world::Retry};
+use crate::{
+    contender::Contender,
+    run::{Run, real},
+    table::Report,
+    world::Retry,
+};
 
 mod balance;
 mod herd;
@@ -71,11 +76,6 @@ fn back_in(run: &Run, from: f64, rate: f64) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "a time")]
 fn tenths(tenths: usize) -> f64 {
     tenths as f64 / 10.0
-}
-
-#[expect(clippy::cast_precision_loss, reason = "few")]
-fn real(count: usize) -> f64 {
-    count as f64
 }
 
 /// Their mean.

@@ -4,7 +4,9 @@
 //! `-- quick` takes seconds and only prints; words choose experiments: `-- step`, `-- quick herd`. It fails if something
 //! does not hold that should and that is not known to fall short.
 
-use std::{env, fs, io, path::Path, process::ExitCode, time::Instant};
+use std::{env, fmt::Write, fs, io, path::Path, process::ExitCode};
+
+use tokio::time::Instant;
 
 use simulator::{fleet, single, table::Report};
 
@@ -65,14 +67,14 @@ fn write(reports: &[Report]) -> io::Result<()> {
     let mut text = String::new();
     for report in reports {
         for table in &report.tables {
-            text += &format!("{table}\n");
+            writeln!(text, "{table}").expect("a string takes it");
         }
         for (name, svg) in &report.plots {
             fs::write(docs.join("overload").join(format!("{name}.svg")), svg)?;
-            text += &format!("![{name}](overload/{name}.svg)\n\n");
+            writeln!(text, "![{name}](overload/{name}.svg)\n").expect("a string takes it");
         }
         for verdict in &report.verdicts {
-            text += &format!("- {verdict}\n");
+            writeln!(text, "- {verdict}").expect("a string takes it");
         }
         text += "\n";
     }

@@ -218,7 +218,7 @@ impl Run {
     pub fn limit_between(&self, from: f64, to: f64) -> f64 {
         let bins = self.between(from, to);
         let sum: f64 = bins.iter().map(|bin| f64::from(bin.limit)).sum();
-        sum / f64::from(u32::try_from(bins.len().max(1)).expect("few"))
+        sum / real(bins.len().max(1))
     }
 
     /// How long an answer took that is later than this part of them, in seconds.
@@ -235,6 +235,11 @@ impl Run {
         }
         f64::NAN
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "few")]
+pub(crate) fn real(number: usize) -> f64 {
+    number as f64
 }
 
 /// Two in a hundred are one.

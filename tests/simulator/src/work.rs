@@ -34,9 +34,11 @@ impl Time {
     #[must_use]
     pub fn mean(self) -> f64 {
         match self {
-            Self::Constant(mean) | Self::Exponential(mean) | Self::Pareto(mean) => mean,
+            Self::Constant(mean)
+            | Self::Exponential(mean)
+            | Self::Pareto(mean)
+            | Self::Lognormal { mean, .. } => mean,
             Self::Bimodal { short, long, part } => short + part * (long - short),
-            Self::Lognormal { mean, .. } => mean,
         }
     }
 

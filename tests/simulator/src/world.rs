@@ -18,6 +18,7 @@ use crate::{
 };
 
 /// What stands before the work of each server.
+#[expect(missing_debug_implementations, reason = "functions")]
 pub struct Policy<'a> {
     /// Makes a server's law, from a seed.
     pub law: &'a dyn Fn(u64) -> Box<dyn Limit>,
@@ -56,6 +57,7 @@ pub enum Retry {
 }
 
 /// A course of events.
+#[expect(missing_debug_implementations, reason = "functions")]
 pub struct Scenario<'a> {
     /// What is asked for, and of what.
     pub work: Work,

@@ -46,7 +46,7 @@ use tower_connection_hyper::{Builder, serve};
 use tower_connection_limit::ConnectionLimitLayer;
 use tower_drain::Drain;
 use tower_keep_alive::KeepAliveLayer;
-use tower_overload::InFlightLimitLayer;
+use tower_overload::{Adaptive, InFlightLimitLayer};
 use tower_read_timeout::ReadTimeoutLayer;
 use tower_write_timeout::WriteTimeoutLayer;
 
@@ -141,7 +141,7 @@ fn table() -> io::Result<ExitCode> {
     }
     println!("\n| a call without a server | instructions | allocations | nanoseconds |");
     println!("| --- | ---: | ---: | ---: |");
-    for variant in ["bare", "in-flight", "shed", "tower-shed"] {
+    for variant in ["bare", "in-flight", "adaptive", "shed", "tower-shed"] {
         let calls = |n| instructions("alone", variant, 1, n);
         let calls = (calls(3_000)? - calls(1_000)?) / 2_000.0;
         let heap = |n| allocations("alone", variant, n);
@@ -357,6 +357,10 @@ async fn alone(variant: &str, requests: u32) {
     let hello = service_fn(hello::<Empty<Bytes>>);
     match variant {
         "in-flight" => calls(InFlightLimitLayer::new(100_000).layer(hello), requests).await,
+        "adaptive" => {
+            let law = Adaptive::new();
+            calls(InFlightLimitLayer::with_limit(law).layer(hello), requests).await;
+        }
         "shed" => calls(full().layer(hello), requests).await,
         "tower-shed" => {
             let shed = ServiceBuilder::new()

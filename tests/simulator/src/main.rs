@@ -1,8 +1,9 @@
 //! What the limits of `tower-overload` and others make of load, in virtual time: `cargo run --release --package simulator`.
 //!
 //! It takes some minutes, is the same each time, and writes `docs/overload/`, and the figures into `docs/overload.md`.
-//! `-- quick` takes seconds and only prints; words choose experiments: `-- step`, `-- quick herd`. It fails if something
-//! does not hold that should and that is not known to fall short.
+//! `-- quick` takes a minute and only prints, and so does `-- long`, which has hundreds of servers and takes an hour; words
+//! choose experiments: `-- step`, `-- quick herd`. It fails if something does not hold that should and that is not known to
+//! fall short.
 
 use std::{env, fmt::Write, fs, io, path::Path, process::ExitCode};
 
@@ -27,18 +28,24 @@ const EXPERIMENTS: [(&str, Experiment); 12] = [
     ("herd", fleet::herd),
 ];
 
+/// Their short variant says the same, in seconds.
+const FLEETS: [&str; 4] = ["zone", "probes", "balance", "herd"];
+
 fn main() -> io::Result<ExitCode> {
     let words: Vec<String> = env::args().skip(1).collect();
-    let quick = words.iter().any(|word| word == "quick");
+    let is = |mode: &str| words.iter().any(|word| word == mode);
+    let (quick, long) = (is("quick"), is("long"));
     let chosen = |name: &str| {
-        let mut names = words.iter().filter(|word| *word != "quick").peekable();
+        let modes = ["quick", "long"];
+        let names = words.iter().filter(|word| !modes.contains(&word.as_str()));
+        let mut names = names.peekable();
         names.peek().is_none() || names.any(|word| word == name)
     };
-    let all = !quick && EXPERIMENTS.iter().all(|(name, _)| chosen(name));
+    let all = !quick && !long && EXPERIMENTS.iter().all(|(name, _)| chosen(name));
     let mut reports = Vec::new();
     for (name, experiment) in EXPERIMENTS.iter().filter(|(name, _)| chosen(name)) {
         let began = Instant::now();
-        let report = experiment(quick);
+        let report = experiment(quick || !long && FLEETS.contains(name));
         println!("{report}");
         eprintln!("{name}: {:.1} s", began.elapsed().as_secs_f64());
         reports.push(report);
@@ -46,16 +53,31 @@ fn main() -> io::Result<ExitCode> {
     if all {
         write(&reports)?;
     }
-    let missed = |report: &Report| {
-        report
-            .verdicts
-            .iter()
-            .filter(|verdict| !verdict.holds())
-            .count()
-    };
-    let missed: usize = reports.iter().map(missed).sum();
-    eprintln!("{missed} that should hold and do not");
-    Ok(ExitCode::SUCCESS)
+    let verdicts = reports.iter().flat_map(|report| &report.verdicts);
+    let missed = verdicts.filter(|verdict| !verdict.holds() && !is_known(&verdict.name));
+    let missed: Vec<_> = missed.collect();
+    for verdict in &missed {
+        eprintln!("new: {verdict}");
+    }
+    Ok(ExitCode::from(u8::from(!missed.is_empty())))
+}
+
+/// What is known to fall short; `docs/overload.md` says why. D has too few requests for most of what is asked.
+const KNOWN: [&str; 10] = [
+    "D at 0.5x: refused",
+    "D at 0.9x: ",
+    "D: from the third second on",
+    "D: slower, ",
+    "D: as before, ",
+    "D: critical ",
+    "B at 0.9x: ",
+    "B: critical ",
+    "map: Adaptive is back",
+    "herd: peak of the calendar, of what can be served, 1 s of ten times the capacity",
+];
+
+fn is_known(name: &str) -> bool {
+    KNOWN.iter().any(|known| name.starts_with(known))
 }
 
 /// Between these, the document is written by this program.

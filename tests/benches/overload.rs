@@ -10,54 +10,36 @@
 //! - `pool`: 8 blocking workers, each 5 ms per request. The processor is nearly idle.
 //! - `cpu`: 1 ms of the only thread per request, in ten slices, as handlers come back to their `await`s.
 
+mod pinned;
+
 use std::{
-    collections::HashMap,
-    convert::Infallible,
-    env, fs,
-    io::{self, BufRead, BufReader, Read},
-    net::SocketAddr,
-    process::{self, Child, Command, ExitCode, Stdio},
-    sync::Arc,
-    thread,
+    collections::HashMap, convert::Infallible, fs, io, process::ExitCode, sync::Arc, thread,
     time::Duration,
 };
 
 use bytes::Bytes;
 use conformance::{Load, Outcome, Protocol};
 use http::{Request, Response, StatusCode};
-use http_body::Body;
 use http_body_util::Full;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    service::TowerToHyperService,
-};
+use hyper::body::Incoming;
 use tokio::{
-    net::TcpListener,
     sync::Semaphore,
     task::{spawn_blocking, yield_now},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tower::{
-    Layer, Service, ServiceBuilder, ServiceExt, limit::GlobalConcurrencyLimitLayer,
+    Layer, ServiceBuilder, ServiceExt, limit::GlobalConcurrencyLimitLayer,
     load_shed::LoadShedLayer, service_fn,
 };
 use tower_overload::InFlightLimitLayer;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use pinned::{BoxError, Handler, PROTOCOLS, Server, TRIES, float, millis, named, runtime, serve};
 
 /// The workers of the pool, and what the limits are set to: what somebody would who knew the answer.
 const SLOTS: usize = 8;
 const WARM_UP: Duration = Duration::from_secs(2);
 const DURATION: Duration = Duration::from_secs(10);
-/// How late the generator may be, in 99 of 100, and how often a row is tried.
-const IN_TIME: Duration = Duration::from_millis(1);
-const TRIES: usize = 3;
 const WORKLOADS: [(&str, Workload); 2] = [("pool", Workload::Pool), ("cpu", Workload::Cpu)];
-const PROTOCOLS: [(&str, Protocol); 2] = [("http1", Protocol::Http1), ("http2", Protocol::Http2)];
 const LOADS: [(&str, f64); 3] = [("0.9x", 0.9), ("2x", 2.0), ("10x", 10.0)];
 /// No limit, so that the queue is at the resource; tower's, with its own queue; tower's, which sheds; ours.
 /// Ours again, with a wait of twice as long as a request takes.
@@ -70,60 +52,18 @@ const VARIANTS: [&str; 5] = [
 ];
 
 fn main() -> io::Result<ExitCode> {
-    let mut arguments: Vec<String> = env::args().skip(1).collect();
-    let bench = arguments.iter().any(|a| a == "--bench");
-    arguments.retain(|a| a != "--bench");
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        ["server", variant, workload, protocol] => {
-            let protocol = named(&PROTOCOLS, protocol);
-            server(variant, named(&WORKLOADS, workload), protocol)
+    pinned::main(|words| {
+        match words {
+            ["server", variant, workload, protocol] => {
+                let protocol = named(&PROTOCOLS, protocol);
+                server(variant, named(&WORKLOADS, workload), protocol)?;
+            }
+            ["capacity", workload] => println!("{}", capacity(named(&WORKLOADS, workload))),
+            ["table", words @ ..] => table(words)?,
+            _ => return Ok(false),
         }
-        ["capacity", workload] => {
-            println!("{}", capacity(named(&WORKLOADS, workload)));
-            Ok(ExitCode::SUCCESS)
-        }
-        ["table", words @ ..] => table(words),
-        words if bench => {
-            let status = myself(1)?.arg("table").args(words).status()?;
-            Ok(ExitCode::from(u8::from(!status.success())))
-        }
-        other => {
-            // `cargo test` asks every target for its tests.
-            eprintln!("nothing to do for {other:?}");
-            Ok(ExitCode::SUCCESS)
-        }
-    }
-}
-
-fn named<T: Copy>(all: &[(&str, T)], name: &str) -> T {
-    let found = all.iter().find(|(known, _)| *known == name);
-    found.expect("one of the names").1
-}
-
-/// This program on that core, with as many descriptors as it may have: a queue is one connection for each who
-/// waits in it.
-fn myself(core: usize) -> io::Result<Command> {
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n \"$(ulimit -H -n)\"; exec \"$@\"", "sh"]);
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    // Who is pinned already has one core, but was pinned by this.
-    let pinned = env::var_os("PINNED").is_some();
-    let taskset = Command::new("taskset").arg("--version").output().is_ok();
-    if taskset && (pinned || cores > 1) {
-        command.env("PINNED", "yes");
-        command.args(["taskset", "-c", &core.to_string()]);
-    }
-    command.arg(env::current_exe()?);
-    Ok(command)
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(SLOTS)
-        .build()
-        .expect("a runtime")
+        Ok(true)
+    })
 }
 
 // === The resource ===
@@ -195,7 +135,7 @@ impl Resource {
 
 /// What the resource can do per second if nothing else is to be done: the best of several runs.
 fn capacity(workload: Workload) -> f64 {
-    let runs = (0..TRIES).map(|_| runtime().block_on(rate(workload)));
+    let runs = (0..TRIES).map(|_| runtime(SLOTS).block_on(rate(workload)));
     runs.fold(0.0, f64::max)
 }
 
@@ -219,53 +159,27 @@ async fn rate(workload: Workload) -> f64 {
 
 // === The server ===
 
-/// Prints its address, and serves until it is killed, or who started it was.
-fn server(variant: &str, workload: Workload, protocol: Protocol) -> io::Result<ExitCode> {
-    thread::spawn(|| {
-        let ended = io::stdin().read(&mut [0]);
-        process::exit(i32::from(ended.is_err()));
-    });
+/// Serves until it is killed, or who started it was.
+fn server(variant: &str, workload: Workload, protocol: Protocol) -> io::Result<()> {
+    pinned::attend(String::new);
     let resource = Resource::new(workload);
     let in_flight = InFlightLimitLayer::new(SLOTS);
     let handler = service_fn(move |request| resource.clone().answer(request));
-    runtime().block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        println!("{}", listener.local_addr()?);
+    runtime(SLOTS).block_on(async {
         match variant {
-            "none" => serve(listener, protocol, handler).await,
+            "none" => serve(protocol, handler).await,
             "ConcurrencyLimit" => {
                 let limit = GlobalConcurrencyLimitLayer::new(SLOTS);
-                serve(listener, protocol, limit.layer(handler)).await
+                serve(protocol, limit.layer(handler)).await
             }
-            "LoadShed" => serve(listener, protocol, load_shed(handler)).await,
-            "ours" => serve(listener, protocol, in_flight.layer(handler)).await,
+            "LoadShed" => serve(protocol, load_shed(handler)).await,
+            "ours" => serve(protocol, in_flight.layer(handler)).await,
             _ => {
                 let waiting = in_flight.max_wait(2 * workload.service_time());
-                serve(listener, protocol, waiting.layer(handler)).await
+                serve(protocol, waiting.layer(handler)).await
             }
         }
     })
-}
-
-/// What a handler is here, and what is around it.
-trait Handler<B>:
-    Service<
-        Request<Incoming>,
-        Response = Response<B>,
-        Error: Into<BoxError>,
-        Future: Send + 'static,
-    > + Clone
-    + Send
-    + 'static
-{
-}
-
-impl<S, B> Handler<B> for S
-where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send + 'static,
-{
 }
 
 fn load_shed(handler: impl Handler<Full<Bytes>>) -> impl Handler<Full<Bytes>> {
@@ -282,37 +196,6 @@ fn load_shed(handler: impl Handler<Full<Bytes>>) -> impl Handler<Full<Bytes>> {
     })
 }
 
-/// The loop that everybody writes.
-async fn serve<B>(
-    listener: TcpListener,
-    protocol: Protocol,
-    service: impl Handler<B>,
-) -> io::Result<ExitCode>
-where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-{
-    loop {
-        let Ok((socket, _)) = listener.accept().await else {
-            // Out of descriptors, most likely, and they come back.
-            sleep(Duration::from_millis(1)).await;
-            continue;
-        };
-        // A client that is gone already is no error of the server.
-        let _ = socket.set_nodelay(true);
-        let io = TokioIo::new(socket);
-        let service = TowerToHyperService::new(service.clone());
-        match protocol {
-            Protocol::Http1 => {
-                tokio::spawn(http1::Builder::new().serve_connection(io, service));
-            }
-            Protocol::Http2 => {
-                let builder = http2::Builder::new(TokioExecutor::new());
-                tokio::spawn(builder.serve_connection(io, service));
-            }
-        }
-    }
-}
-
 // === The table ===
 
 struct Row {
@@ -322,7 +205,7 @@ struct Row {
     load: (&'static str, f64),
 }
 
-fn table(words: &[&str]) -> io::Result<ExitCode> {
+fn table(words: &[&str]) -> io::Result<()> {
     let mut capacities = HashMap::new();
     // What was spent under the least load, by workload, protocol and variant.
     let mut least = HashMap::new();
@@ -335,7 +218,7 @@ fn table(words: &[&str]) -> io::Result<ExitCode> {
     for row in rows().filter(|row| row.is_called(words)) {
         let capacity = match capacities.get(&row.workload.1) {
             Some(&capacity) => capacity,
-            None => measured_capacity(row.workload.0)?,
+            None => pinned::told(&["capacity", row.workload.0])?,
         };
         capacities.insert(row.workload.1, capacity);
         let (outcome, processor) = row.run_in_time(capacity)?;
@@ -365,10 +248,10 @@ fn table(words: &[&str]) -> io::Result<ExitCode> {
             answers.timeouts,
             answers.errors + answers.others,
             millis(outcome.lag(99)),
-            if outcome.lag(99) > Some(IN_TIME) {
-                " (!)"
-            } else {
+            if pinned::is_in_time(&outcome) {
                 ""
+            } else {
+                " (!)"
             },
             spent
                 .per_shed(least)
@@ -384,7 +267,7 @@ fn table(words: &[&str]) -> io::Result<ExitCode> {
     {
         println!("\nThe capacity of `{name}` is {capacity:.0} requests per second.");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// The variants of one load beside each other, and the lowest load first.
@@ -411,7 +294,7 @@ impl Row {
     fn run_in_time(&self, capacity: f64) -> io::Result<(Outcome, f64)> {
         let mut best = self.run(capacity)?;
         for _ in 1..TRIES {
-            if best.0.lag(99) <= Some(IN_TIME) {
+            if pinned::is_in_time(&best.0) {
                 break;
             }
             let again = self.run(capacity)?;
@@ -424,25 +307,36 @@ impl Row {
 
     /// What the clients saw, and the processor time of the server in the meantime.
     fn run(&self, capacity: f64) -> io::Result<(Outcome, f64)> {
-        let server = Server::start(self.variant, self.workload.0, self.protocol.0)?;
+        let server = Server::start(&["server", self.variant, self.workload.0, self.protocol.0])?;
         let load = Load {
             warm_up: WARM_UP,
             duration: DURATION,
             ..Load::new(server.address, self.protocol.1, capacity * self.load.1)
         };
         let from = WARM_UP;
-        runtime().block_on(async {
+        runtime(SLOTS).block_on(async {
             let start = Instant::now();
             let processor = async {
                 sleep_until(start + from).await;
-                let before = server.processor_time()?;
+                let before = processor_time(&server)?;
                 sleep_until(start + from + DURATION).await;
-                io::Result::Ok(server.processor_time()? - before)
+                io::Result::Ok(processor_time(&server)? - before)
             };
             let (outcome, processor) = tokio::join!(load.run(), processor);
             Ok((outcome, processor?))
         })
     }
+}
+
+/// Seconds of the server's processor, in its own name and the kernel's, until now.
+fn processor_time(server: &Server) -> io::Result<f64> {
+    const TICKS_PER_SECOND: f64 = 100.0; // USER_HZ, on every Linux
+    let stat = fs::read_to_string(format!("/proc/{}/stat", server.child.id()))?;
+    // The name, in brackets, may have spaces in it. `utime` and `stime` are the 12th and 13th behind it.
+    let (_, stat) = stat.rsplit_once(')').expect("a name in brackets");
+    let ticks = stat.split_whitespace().skip(11).take(2);
+    let ticks: f64 = ticks.map(|n| n.parse::<f64>().expect("a number")).sum();
+    Ok(ticks / TICKS_PER_SECOND)
 }
 
 /// Seconds of the server's processor, and for what.
@@ -462,57 +356,4 @@ impl Spent {
         // Without its lowest load, of which it is the difference, a row has none.
         (self.shed > 4.0 * self.admitted && price.is_finite()).then_some(price)
     }
-}
-
-/// This program as a server, until it is dropped.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Server {
-    fn start(variant: &str, workload: &str, protocol: &str) -> io::Result<Self> {
-        let mut child = myself(0)?
-            .args(["server", variant, workload, protocol])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line)?;
-        let address = line.trim().parse().map_err(io::Error::other)?;
-        Ok(Self { child, address })
-    }
-
-    /// Seconds of the processor, in its own name and the kernel's, until now.
-    fn processor_time(&self) -> io::Result<f64> {
-        const TICKS_PER_SECOND: f64 = 100.0; // USER_HZ, on every Linux
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name, in brackets, may have spaces in it. `utime` and `stime` are the 12th and 13th behind it.
-        let (_, stat) = stat.rsplit_once(')').expect("a name in brackets");
-        let ticks = stat.split_whitespace().skip(11).take(2);
-        let ticks: f64 = ticks.map(|n| n.parse::<f64>().expect("a number")).sum();
-        Ok(ticks / TICKS_PER_SECOND)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // There is nobody to tell that it is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn measured_capacity(workload: &str) -> io::Result<f64> {
-    let output = myself(0)?.args(["capacity", workload]).output()?;
-    let told = String::from_utf8_lossy(&output.stdout);
-    told.trim().parse().map_err(io::Error::other)
-}
-
-fn float(n: usize) -> f64 {
-    f64::from(u32::try_from(n).expect("a few"))
-}
-
-fn millis(latency: Option<Duration>) -> String {
-    latency.map_or("-".into(), |l| format!("{:.2}", l.as_secs_f64() * 1_000.0))
 }

@@ -45,6 +45,9 @@ struct Line {
     /// When last nobody had waited for longer than the target, and whether that is so now.
     calm: Instant,
     is_calm: bool,
+    /// Somebody made way for a newcomer since the line was empty. Who is first then has not waited for long, and it is no
+    /// calm: the others were sent away.
+    overflows: bool,
 }
 
 impl Line {
@@ -53,10 +56,12 @@ impl Line {
             waiting: BTreeMap::new(),
             calm: now,
             is_calm: true,
+            overflows: false,
         }
     }
 
     fn look(&mut self, now: Instant) {
+        self.overflows &= !self.waiting.is_empty();
         if self.is_calm {
             // Nobody came or left since; whoever was first may have waited for too long in between.
             self.calm = self.oldest().map_or(now, |since| now.min(since + TARGET));
@@ -66,7 +71,7 @@ impl Line {
 
     fn note_calm(&mut self, now: Instant) {
         let calm = |since| now.duration_since(since) < TARGET;
-        self.is_calm = self.oldest().is_none_or(calm);
+        self.is_calm = !self.overflows && self.oldest().is_none_or(calm);
         if self.is_calm {
             self.calm = now;
         }
@@ -268,6 +273,8 @@ impl WaitingRoom {
     pub(crate) fn strike_out(&mut self, id: WaiterId, why: Verdict) -> Option<Waker> {
         let line = &mut self.lines[id.class.index()];
         let waiting = line.waiting.remove(&id.number)?;
+        // For him somebody comes: the line is not empty.
+        line.overflows = why == Verdict::Displaced || line.overflows && !line.waiting.is_empty();
         line.note_calm(self.now);
         if why == Verdict::Granted {
             self.shares.enter_class(id.class);

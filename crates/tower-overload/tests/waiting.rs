@@ -223,6 +223,30 @@ async fn in_a_full_room_that_stands_a_newcomer_takes_the_place_of_the_first() {
     assert_eq!(layer.handle().waiting(), 2);
 }
 
+// SHED-6: those who are left have not waited for long, as the others were sent away.
+#[tokio::test(start_paused = true)]
+async fn a_room_that_overflows_stands_until_it_is_empty() {
+    let layer = InFlightLimitLayer::new(1)
+        .max_wait(Duration::from_secs(1))
+        .max_waiting(1);
+    let (service, _handler) = limited(&layer);
+    let running = asked::<1>(&service);
+    let [mut zero] = asked(&service);
+    advance(406 * MS).await;
+    let [mut one] = asked(&service);
+    assert_eq!(status(&mut zero), Some(503));
+    advance(MS).await;
+    let [two] = asked(&service);
+    assert_eq!(status(&mut one), Some(503), "it has waited for 1 ms");
+    drop((running, two));
+    // It was empty: it is calm.
+    let _running = asked::<1>(&service);
+    let [mut first] = asked(&service);
+    advance(MS).await;
+    assert_eq!(answer(&service, get("/too-many")).status(), 503);
+    assert_eq!(status(&mut first), None);
+}
+
 fn by_path(head: &Head<'_>) -> Ticket {
     let path = head.uri.path();
     let class = match path.as_bytes()[1] {

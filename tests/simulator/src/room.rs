@@ -31,10 +31,13 @@ struct Line {
     waiting: VecDeque<(u32, u64)>,
     calm: u64,
     is_calm: bool,
+    /// Somebody made way for a newcomer since the line was empty.
+    overflows: bool,
 }
 
 impl Line {
     fn look(&mut self, now: u64) {
+        self.overflows &= !self.waiting.is_empty();
         if self.is_calm {
             let first = self.waiting.front();
             self.calm = first.map_or(now, |(_, since)| now.min(since + TARGET));
@@ -44,7 +47,7 @@ impl Line {
 
     fn note_calm(&mut self, now: u64) {
         let first = self.waiting.front();
-        self.is_calm = first.is_none_or(|(_, since)| now - since < TARGET);
+        self.is_calm = !self.overflows && first.is_none_or(|(_, since)| now - since < TARGET);
         if self.is_calm {
             self.calm = now;
         }
@@ -99,6 +102,7 @@ impl Room {
         } else {
             None
         };
+        line.overflows |= gone.is_some();
         line.note_calm(now);
         gone.map(|(id, _)| id)
     }

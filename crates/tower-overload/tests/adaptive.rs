@@ -409,17 +409,26 @@ async fn the_last_sixty_four_moves_are_told() {
     assert_eq!(overload.course(), []);
     let start = Instant::now();
     for number in 1..=64 {
-        advance(MS).await;
+        advance(100 * MS).await;
         drop(answer(&service, get("/")));
         assert_eq!(overload.course().len(), number);
     }
     let course = overload.course();
     assert_eq!((course[0].from, course[0].to), (1, 2));
-    assert_eq!(course[0].at, start + MS);
+    assert_eq!(course[0].at, start + 100 * MS);
+    advance(100 * MS).await;
     drop(answer(&service, get("/")));
     let course = overload.course();
     assert_eq!(course.len(), 64);
     assert_eq!((course[0].from, course[63].to), (2, 66));
+    // What goes on for the same reason within 100 ms is one move.
+    advance(99 * MS).await;
+    drop(answer(&service, get("/")));
+    let course = overload.course();
+    assert_eq!(
+        (course[0].from, course[63].from, course[63].to),
+        (2, 65, 67)
+    );
     assert!(course.iter().all(|step| step.reason == "one more"));
     assert!(course.windows(2).all(|two| two[0].to == two[1].from));
 }

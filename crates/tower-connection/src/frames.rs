@@ -233,6 +233,7 @@ impl Streams {
         let Self {
             said,
             open,
+            opening,
             last,
             served,
             window,
@@ -261,6 +262,7 @@ impl Streams {
             RST_STREAM => {
                 // Also one that was never opened (a PRIORITY that depends on itself): its head is ignored.
                 *last = (*last).max(frame.stream);
+                opening.take_if(|opening| opening.stream == frame.stream);
                 end(open, frame.stream, (true, true));
             }
             GOAWAY => {
@@ -591,6 +593,23 @@ mod tests {
         assert!(streams.is_empty() && !streams.hears_head());
         streams.hear(&frame(HEADERS, END_STREAM | END_HEADERS, 9, 9));
         assert_eq!(streams.ids(), [9]);
+    }
+
+    #[test]
+    fn a_stream_that_was_reset_in_the_middle_of_its_head_never_opens() {
+        // h2 resets a stream as soon as a part of its head is malformed, expects no CONTINUATION, and ignores another
+        // head of the same stream (0.4, `codec/framed_read.rs`). That head opened the stream here, so nobody ever
+        // ended it: its connection was busy for ever, and no timeout of any layer was for it. A fuzzer found it.
+        let mut streams = Streams::default();
+        streams.hear(&frame(SETTINGS, 0, 0, 0));
+        streams.hear(&frame(HEADERS, 0, 1, 6));
+        assert!(streams.hears_head());
+        streams.say(&frame(RST_STREAM, 0, 1, 4));
+        assert!(!streams.hears_head());
+        streams.hear(&frame(HEADERS, END_HEADERS, 1, 6));
+        assert!(streams.is_empty());
+        streams.hear(&frame(HEADERS, END_HEADERS, 3, 6));
+        assert_eq!(streams.ids(), [3]);
     }
 
     #[test]

@@ -47,6 +47,8 @@ use tower_connection::{Over, Socket};
 use tower_layer::Layer;
 use tower_service::Service;
 
+type BoxError = Box<dyn Error + Send + Sync>;
+
 /// A TLS stream over a socket. Its address and its reset are those of the socket below.
 ///
 /// ```
@@ -108,15 +110,17 @@ impl<A: fmt::Debug> fmt::Debug for Tls<A> {
 
 impl<A, Io> Service<Io> for Tls<A>
 where
-    A: Service<TlsStream<Io>> + Clone,
+    A: Service<TlsStream<Io>, Error: Into<BoxError>> + Clone,
     Io: Socket,
 {
     type Response = A::Response;
-    type Error = TlsError<A::Error>;
+    type Error = TlsError;
     type Future = TlsFuture<A, Io>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx).map_err(TlsError::Inner)
+        self.inner
+            .poll_ready(cx)
+            .map_err(|error| TlsError::Inner(error.into()))
     }
 
     fn call(&mut self, io: Io) -> Self::Future {
@@ -173,10 +177,10 @@ where
 
 impl<A, Io> Future for TlsFuture<A, Io>
 where
-    A: Service<TlsStream<Io>>,
+    A: Service<TlsStream<Io>, Error: Into<BoxError>>,
     Io: Socket,
 {
-    type Output = Result<A::Response, TlsError<A::Error>>;
+    type Output = Result<A::Response, TlsError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut me = self.project();
@@ -188,7 +192,11 @@ where
                     // ## Handshake => Accept
                     me.state.set(State::Accept { accept });
                 }
-                StateProj::Accept { accept } => return accept.poll(cx).map_err(TlsError::Inner),
+                StateProj::Accept { accept } => {
+                    return accept
+                        .poll(cx)
+                        .map_err(|error| TlsError::Inner(error.into()));
+                }
             }
         }
     }
@@ -198,19 +206,19 @@ where
 ///
 /// ```
 /// # use tower_connection_rustls::TlsError;
-/// let error: TlsError<std::io::Error> = TlsError::Handshake(std::io::ErrorKind::UnexpectedEof.into());
+/// let error = TlsError::Handshake(std::io::ErrorKind::UnexpectedEof.into());
 /// assert_eq!(error.to_string(), "tls handshake failed");
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum TlsError<E> {
+pub enum TlsError {
     /// The handshake failed; rustls has sent an alert where it could.
     Handshake(io::Error),
     /// The acceptor inside failed.
-    Inner(E),
+    Inner(BoxError),
 }
 
-impl<E> fmt::Display for TlsError<E> {
+impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Handshake(_) => "tls handshake failed",
@@ -219,11 +227,11 @@ impl<E> fmt::Display for TlsError<E> {
     }
 }
 
-impl<E: Error + 'static> Error for TlsError<E> {
+impl Error for TlsError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Handshake(error) => Some(error),
-            Self::Inner(error) => Some(error),
+            Self::Inner(error) => Some(&**error),
         }
     }
 }

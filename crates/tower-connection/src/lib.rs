@@ -121,6 +121,8 @@ mod rejection;
 mod service;
 mod socket;
 mod state;
+mod tally;
+mod throttle;
 mod upload;
 
 pub use crate::{
@@ -141,5 +143,7 @@ pub use crate::{
     rejection::{Rejectable, Rejection},
     service::{ConnectionResponseFuture, ConnectionService},
     socket::{Address, BoxIo, Held, Socket},
+    tally::{Label, Tally},
+    throttle::Throttle,
     upload::{BodyClock, BodyWait},
 };

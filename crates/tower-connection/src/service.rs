@@ -96,7 +96,7 @@ where
         let connect = request.method() == Method::CONNECT;
         ConnectionResponseFuture {
             in_flight: Some(in_flight),
-            http1: version < Version::HTTP_2,
+            version,
             connect,
             stage: Stage::Served {
                 inner: self.inner.call(request),
@@ -113,7 +113,7 @@ pin_project_lite::pin_project! {
         #[pin]
         stage: Stage<F>,
         in_flight: Option<InFlight>,
-        http1: bool,
+        version: Version,
         connect: bool,
     }
 }
@@ -139,7 +139,7 @@ impl<F> ConnectionResponseFuture<F> {
         Self {
             stage: Stage::Refused { answer },
             in_flight: Some(in_flight),
-            http1: request.version() < Version::HTTP_2,
+            version: request.version(),
             connect: false,
         }
     }
@@ -166,7 +166,7 @@ where
             }
         };
         let in_flight = me.in_flight.take().expect("polled after completion");
-        if *me.http1 {
+        if *me.version < Version::HTTP_2 {
             let handle = in_flight.connection();
             let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS
                 || *me.connect && response.status().is_success();
@@ -176,6 +176,11 @@ where
                     response
                         .headers_mut()
                         .insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                if *me.version == Version::HTTP_10 && response.headers().contains_key(CONNECTION) {
+                    // Else hyper adds `keep-alive` to it if the client had asked for that, and closes nevertheless (1.12,
+                    // `proto/h1/conn.rs`, `fix_keep_alive`).
+                    *response.version_mut() = Version::HTTP_10;
                 }
             } else if let Err(rejection) = handle.upgrade() {
                 // With the response goes its `OnUpgrade`, and with that what waited for the socket.

@@ -164,7 +164,10 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Ip(address) => address.fmt(f),
-            Address::Unix(Some(path)) => write!(f, "unix:{}", path.display()),
+            // Escaped: by a PROXY protocol it is what somebody says, and lines of a log are made of it.
+            Address::Unix(Some(path)) => {
+                write!(f, "unix:{}", path.to_string_lossy().escape_debug())
+            }
             Address::Unix(None) => f.write_str("unix"),
             Address::Unknown => f.write_str("unknown"),
         }

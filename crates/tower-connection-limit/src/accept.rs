@@ -107,6 +107,7 @@ where
             None
         };
         let (entry, verdict) = self.ledger.admit(reserved, &self.settings, client);
+        entry.tell(&verdict, &io);
         ConnectionLimitFuture {
             ticket: entry.ticket(),
             // Around the socket, not around the connection: so it covers the TLS handshake as well.

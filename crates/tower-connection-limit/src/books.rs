@@ -10,10 +10,10 @@ use std::{
 
 use slab::Slab;
 use tokio::time::Instant;
-use tower_connection::{ConnectionHandle, Rejection};
+use tower_connection::{ConnectionHandle, Rejection, Tally};
 
 use crate::{
-    AtCapacity, Client,
+    AtCapacity, Client, Reason,
     ledger::{AcceptorId, Line},
     seat::Phase,
     settings::{RetryAfter, Settings},
@@ -72,7 +72,7 @@ pub(crate) struct Books {
     pub(crate) acceptors: HashMap<AcceptorId, Waker>,
     pub(crate) next_acceptor: u64,
 
-    pub(crate) rejected: u64,
+    pub(crate) rejected: Tally<Reason>,
     pub(crate) evicted: u64,
     pub(crate) departed: u64,
     pub(crate) turnover: Turnover,
@@ -122,8 +122,10 @@ pub(crate) enum Verdict {
     Wait(Instant),
     /// Ask again at once: others wanted the lock meanwhile.
     Again,
-    Reject,
-    Reset,
+    Reject(Reason),
+    Reset(Reason),
+    /// It was decided before; its seat tells.
+    Decided,
 }
 
 /// The outcome of a search for the connection that is idle the longest.
@@ -159,7 +161,7 @@ impl Books {
             leaving: BTreeSet::new(),
             acceptors: HashMap::new(),
             next_acceptor: 0,
-            rejected: 0,
+            rejected: Tally::default(),
             evicted: 0,
             departed: 0,
             turnover: Turnover::default(),
@@ -235,8 +237,8 @@ impl Books {
                     Oldest::Unfinished => return self.again(key),
                     Oldest::NotBefore(_) | Oldest::Nobody => {}
                 },
-                AtCapacity::Reject => return self.reject(key, settings, now),
-                AtCapacity::Close => return self.reset(key, settings),
+                AtCapacity::Reject => return self.reject(key, settings, Reason::Full, now),
+                AtCapacity::Close => return self.reset(key, settings, Reason::Full),
                 AtCapacity::Wait => break,
             }
         }
@@ -399,13 +401,13 @@ impl Books {
     /// without a place in the reserve it is a reset.
     fn turn_away(&mut self, key: usize, settings: &Settings, now: Instant) -> Verdict {
         if self.aside > self.reserve || settings.turns_away() == Some(AtCapacity::Close) {
-            self.reset(key, settings)
+            self.reset(key, settings, Reason::PerClient)
         } else {
-            self.reject(key, settings, now)
+            self.reject(key, settings, Reason::PerClient, now)
         }
     }
 
-    fn reject(&mut self, key: usize, settings: &Settings, now: Instant) -> Verdict {
+    fn reject(&mut self, key: usize, settings: &Settings, reason: Reason, now: Instant) -> Verdict {
         let answer = self.rejection(settings, now);
         let answer = match self.members[key].line.seat.handle() {
             Some(handle) => {
@@ -415,12 +417,14 @@ impl Books {
             None => Some(answer),
         };
         self.put_out(key, settings, answer, Phase::Rejected);
-        Verdict::Reject
+        self.rejected.count(reason);
+        Verdict::Reject(reason)
     }
 
-    fn reset(&mut self, key: usize, settings: &Settings) -> Verdict {
+    fn reset(&mut self, key: usize, settings: &Settings, reason: Reason) -> Verdict {
         self.put_out(key, settings, None, Phase::Reset);
-        Verdict::Reset
+        self.rejected.count(reason);
+        Verdict::Reset(reason)
     }
 
     fn put_out(
@@ -430,7 +434,6 @@ impl Books {
         answer: Option<Rejection>,
         phase: Phase,
     ) {
-        self.rejected += 1;
         self.leave_line(key);
         self.disown(key);
         // Past the reserve only one client's own connections are: nobody else waits for them.
@@ -452,11 +455,25 @@ impl Books {
         let retry_after = match &settings.retry_after {
             RetryAfter::Fixed(fixed) => *fixed,
             RetryAfter::Turnover(bounds) => {
-                let estimate = self.turnover.wait(now, self.departed, self.rejected);
+                let estimate = self
+                    .turnover
+                    .wait(now, self.departed, self.rejected.total());
                 estimate.clamp(*bounds.start(), *bounds.end())
             }
         };
         Rejection::new(retry_after).close()
+    }
+
+    /// How many there are of how many that may be, of what a client was turned away for.
+    pub(crate) fn reached(&self, reason: Reason, client: Option<&Client>) -> (usize, usize) {
+        match reason {
+            Reason::Full => (self.taken - self.ready, self.max),
+            Reason::PerClient => {
+                let own = client.and_then(|client| self.clients.get(client));
+                (own.map_or(0, BTreeSet::len), self.max_per_client)
+            }
+            Reason::Upgraded => (self.upgraded, self.max_upgraded.unwrap_or(usize::MAX)),
+        }
     }
 
     // --- what can become of a connection

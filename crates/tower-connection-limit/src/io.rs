@@ -58,7 +58,7 @@ impl Place {
     }
 
     /// Waits while the ledger may still decide either way.
-    fn poll_decided(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
+    fn poll_decided(&mut self, io: &impl Socket, cx: &mut Context<'_>) -> Poll<Phase> {
         let seat = self.entry.seat();
         seat.register(cx.waker());
         let phase = seat.phase();
@@ -69,6 +69,7 @@ impl Place {
             ready!(self.again.poll(cx));
         }
         let verdict = self.entry.ask_again();
+        self.entry.tell(&verdict, io);
         self.heed(&verdict);
         match verdict {
             Verdict::Wait(_) | Verdict::Again => {
@@ -84,10 +85,13 @@ impl Place {
         self.entry.seat().phase()
     }
 
-    fn turned(&mut self, phase: Phase) -> &mut Turned {
+    fn turned(&mut self, io: &impl Socket, phase: Phase) -> &mut Turned {
         self.turned.get_or_insert_with(|| {
             Box::new(match phase {
-                Phase::Evicted => Turned::evicted(&self.entry),
+                Phase::Evicted => {
+                    self.entry.tell_evicted(io);
+                    Turned::evicted(&self.entry)
+                }
                 _ => Turned::rejected(&self.entry),
             })
         })
@@ -119,7 +123,7 @@ impl<Io: Socket> Hook<Io> for Place {
         self.unless_reset(io)?;
         let written = poll_write_slices(io, cx, bufs);
         if written.is_pending() {
-            return self.poll_give_up(cx).map(Err);
+            return self.poll_give_up(io, cx).map(Err);
         }
         written
     }
@@ -129,11 +133,11 @@ impl<Io: Socket> Hook<Io> for Place {
             return Pin::new(io).poll_flush(cx);
         }
         self.unless_reset(io)?;
-        let flushed = Pin::new(io).poll_flush(cx);
+        let flushed = Pin::new(&mut *io).poll_flush(cx);
         // A layer inside that waits for what the client has not taken asks so.
         let shut = self.turned.as_ref().is_some_and(|turned| turned.shut);
         if flushed.is_pending() || shut {
-            if let Poll::Ready(over) = self.poll_give_up(cx) {
+            if let Poll::Ready(over) = self.poll_give_up(io, cx) {
                 return Poll::Ready(Err(over));
             }
         }
@@ -144,7 +148,7 @@ impl<Io: Socket> Hook<Io> for Place {
         self.unless_reset(io)?;
         match self.phase() {
             phase @ (Phase::Rejected | Phase::Evicted | Phase::Spent) => {
-                self.turned(phase).poll_shutdown(io, cx)
+                self.turned(io, phase).poll_shutdown(io, cx)
             }
             _ => Pin::new(io).poll_shutdown(cx),
         }
@@ -160,7 +164,7 @@ impl Place {
     ) -> Poll<io::Result<()>> {
         let mut phase = self.phase();
         if phase == Phase::Waiting {
-            phase = ready!(self.poll_decided(cx));
+            phase = ready!(self.poll_decided(io, cx));
         }
         if phase == Phase::Making {
             if let Poll::Ready(read) = Pin::new(&mut *io).poll_read(cx, buf) {
@@ -175,10 +179,13 @@ impl Place {
         match phase {
             Phase::Served => Pin::new(io).poll_read(cx, buf),
             // Nobody but this half can end a handshake.
-            Phase::Evicted if self.entry.seat().handle().is_none() => Poll::Ready(Ok(())),
+            Phase::Evicted if self.entry.seat().handle().is_none() => {
+                self.turned(io, phase);
+                Poll::Ready(Ok(()))
+            }
             phase => {
                 self.unless_reset(io)?;
-                self.turned(phase).poll_read(io, cx, buf)
+                self.turned(io, phase).poll_read(io, cx, buf)
             }
         }
     }
@@ -193,10 +200,10 @@ impl Place {
     }
 
     /// Ready once a client that was turned away has had its time.
-    fn poll_give_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    fn poll_give_up(&mut self, io: &impl Socket, cx: &mut Context<'_>) -> Poll<io::Error> {
         match self.phase() {
             phase @ (Phase::Rejected | Phase::Evicted | Phase::Spent) => {
-                let spent = self.turned(phase).poll_spent(cx);
+                let spent = self.turned(io, phase).poll_spent(cx);
                 spent.map(|()| io::ErrorKind::TimedOut.into())
             }
             _ => Poll::Pending,

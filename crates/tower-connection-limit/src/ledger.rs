@@ -11,10 +11,11 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tower_connection::{ConnectionHandle, Rejection};
+use tower_connection::{Address, ConnectionHandle, Rejection, Socket, Throttle};
+use tracing::info;
 
 use crate::{
-    Client,
+    Client, Reason,
     books::{Books, Member, Standing, Verdict},
     seat::{Phase, Seat},
     settings::Settings,
@@ -46,6 +47,8 @@ struct Shared {
     /// Somebody asked to tell clients apart: from then on connections are counted per client.
     tells_clients_apart: AtomicBool,
     books: Mutex<Books>,
+    rejections: Throttle,
+    evictions: Throttle,
 }
 
 /// Which acceptor waits.
@@ -72,6 +75,8 @@ impl Ledger {
         Self(Arc::new(Shared {
             tells_clients_apart: AtomicBool::new(false),
             books: Mutex::new(Books::new(unlimited(max), reserve)),
+            rejections: Throttle::new(10),
+            evictions: Throttle::new(10),
         }))
     }
 
@@ -189,9 +194,13 @@ impl Ledger {
             in_reserve: books.aside - books.promised - books.cooling.len(),
             upgraded: books.upgraded,
             waiting: books.acceptors.len(),
-            rejected: books.rejected,
+            rejected: books.rejected.total(),
             evicted: books.evicted,
         }
+    }
+
+    pub(crate) fn rejected_for(&self, reason: Reason) -> u64 {
+        self.lock().rejected.of(reason)
     }
 
     /// The clients with the most connections, the most first.
@@ -317,8 +326,12 @@ impl Ticket {
             return Ok(());
         }
         if full {
-            books.rejected += 1;
-            return Err(books.rejection(&self.0.settings, Instant::now()));
+            books.rejected.count(Reason::Upgraded);
+            let rejection = books.rejection(&self.0.settings, Instant::now());
+            drop(books);
+            self.0
+                .tell_rejected(Reason::Upgraded, "reject", || Address::Unknown);
+            return Err(rejection);
         }
         member.standing = Standing::Upgraded;
         books.unlist(self.0.key);
@@ -345,6 +358,48 @@ impl Ticket {
     }
 }
 
+impl Line {
+    // Not under the lock, both of these: who listens may ask the limit.
+
+    /// Says whom the limit turned away.
+    fn tell_rejected(&self, reason: Reason, what: &str, peer: impl FnOnce() -> Address) {
+        let Some(suppressed) = self.ledger.0.rejections.pass() else {
+            return;
+        };
+        let (open, max) = {
+            let books = self.ledger.lock();
+            // The line is there for as long as its socket.
+            let client = books.members.get(self.key);
+            books.reached(reason, client.and_then(|member| member.client.as_ref()))
+        };
+        let peer = self.peer(peer);
+        info!(
+            %peer, reason = reason.as_str(), open, max, what, suppressed,
+            "turned a client away"
+        );
+    }
+
+    /// Says who made room.
+    fn tell_evicted(&self, peer: impl FnOnce() -> Address) {
+        let Some(suppressed) = self.ledger.0.evictions.pass() else {
+            return;
+        };
+        let idle_since = match self.seat.handle() {
+            Some(handle) => handle.idle_since(),
+            None => Some(self.accepted),
+        };
+        let idle_for = idle_since.map(|since| tracing::field::debug(since.elapsed()));
+        let peer = self.peer(peer);
+        info!(%peer, idle_for, suppressed, "ended an idle connection to make room");
+    }
+
+    /// Of a connection behind a PROXY protocol, the handle knows the client.
+    fn peer(&self, peer: impl FnOnce() -> Address) -> Address {
+        let handle = self.seat.handle();
+        handle.map_or_else(peer, |handle| handle.peer().clone())
+    }
+}
+
 impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.seat.fmt(f)
@@ -368,6 +423,20 @@ impl Entry {
         self.0.accepted
     }
 
+    /// Says so if the client was turned away.
+    pub(crate) fn tell(&self, verdict: &Verdict, io: &impl Socket) {
+        match verdict {
+            Verdict::Reject(reason) => self.0.tell_rejected(*reason, "reject", || io.peer()),
+            Verdict::Reset(reason) => self.0.tell_rejected(*reason, "close", || io.peer()),
+            Verdict::Serve | Verdict::Wait(_) | Verdict::Again | Verdict::Decided => {}
+        }
+    }
+
+    /// Says that the connection has made room.
+    pub(crate) fn tell_evicted(&self, io: &impl Socket) {
+        self.0.tell_evicted(|| io.peer());
+    }
+
     /// A newcomer that waits asks again.
     pub(crate) fn ask_again(&self) -> Verdict {
         let key = self.0.key;
@@ -381,9 +450,7 @@ impl Entry {
                 wake(woken);
                 verdict
             }
-            Phase::Rejected | Phase::Evicted | Phase::Spent => Verdict::Reject,
-            Phase::Reset => Verdict::Reset,
-            Phase::Served | Phase::Making => Verdict::Serve,
+            _ => Verdict::Decided,
         }
     }
 }

@@ -61,6 +61,13 @@
 //! number, and each stay there in bytes and time. A client may have a
 //! [limit of its own](ConnectionLimitLayer::max_per_client).
 //!
+//! # What it tells
+//!
+//! A [`Limit`] counts whom it turned away, [by the reason](Limit::rejected_for), and who made room. Each is an event of
+//! `tracing` too (at `INFO`, ten of either in a second and the number of the others): of a client that was turned away the
+//! peer, the [`Reason`], how many connections there are of how many that may be, and whether it was rejected or closed
+//! without a word; of a connection that made room the peer, and for how long it was idle.
+//!
 //! # What this does not do
 //!
 //! It sees connections, not requests: a client that keeps a request in flight on each of its connections
@@ -84,6 +91,7 @@ mod io;
 mod layer;
 mod ledger;
 mod limit;
+mod reason;
 mod seat;
 mod settings;
 mod turnover;
@@ -94,5 +102,6 @@ pub use crate::{
     io::{LimitedIo, Place},
     layer::ConnectionLimitLayer,
     limit::Limit,
+    reason::Reason,
     settings::AtCapacity,
 };

@@ -1,4 +1,4 @@
-use crate::{Client, ledger::Ledger};
+use crate::{Client, Reason, ledger::Ledger};
 
 /// A limit while the server runs: what it counts, and a way to change it.
 ///
@@ -66,6 +66,19 @@ impl Limit {
     #[must_use]
     pub fn rejected(&self) -> u64 {
         self.ledger.counts().rejected
+    }
+
+    /// How many of them for this reason.
+    ///
+    /// ```
+    /// # use tower_connection_limit::{ConnectionLimitLayer, Reason};
+    /// let limit = ConnectionLimitLayer::new(1024).limit();
+    /// let each = Reason::ALL.iter().map(|&reason| limit.rejected_for(reason));
+    /// assert_eq!(each.sum::<u64>(), limit.rejected());
+    /// ```
+    #[must_use]
+    pub fn rejected_for(&self, reason: Reason) -> u64 {
+        self.ledger.rejected_for(reason)
     }
 
     /// How many connections made room for another so far.

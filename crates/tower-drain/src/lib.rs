@@ -58,7 +58,7 @@
 //!
 //! A loop of your own ends when [`AcceptError::is_closed`](tower_connection::AcceptError::is_closed) says so. Then take
 //! what is left of the [`Backlog`](tower_connection::Backlog), drop the listener, accept what was taken, drop the
-//! acceptor, and wait for [`Drain::finished`]: `examples/drain_hyper_loop.rs`.
+//! acceptor, and wait for [`Drain::finished`]: `examples/hyper_http1.rs`.
 //!
 //! # Streams and WebSockets
 //!

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tower_connection::{Connection, ConnectionHandle, Hooked, Socket};
 use tower_service::Service;
 
-use crate::{Idle, KeepAliveIo, KeepAliveService, layer::Settings};
+use crate::{Idle, KeepAliveIo, KeepAliveService, Reason, layer::Settings};
 
 /// An acceptor whose connections are closed when nobody is using them; see
 /// [`KeepAliveLayer`](crate::KeepAliveLayer).
@@ -28,6 +28,16 @@ pub(crate) struct Shared {
     pub(crate) old_at: Option<Instant>,
     /// What is told of the timeout.
     pub(crate) header: Option<HeaderValue>,
+}
+
+impl Shared {
+    /// Ends the connection, unless somebody has. (Its two halves are called by its one task, so it is counted once.)
+    pub(crate) fn end(&self, reason: Reason) {
+        if !self.handle.is_closing() {
+            self.settings.ends.note(&self.handle, reason);
+            self.handle.close();
+        }
+    }
 }
 
 impl<A> KeepAlive<A> {

@@ -9,7 +9,7 @@ use http::Version;
 use tokio::{io::ReadBuf, time::Instant};
 use tower_connection::{Deadline, Hook, Hooked, Socket};
 
-use crate::accept::Shared;
+use crate::{Reason, accept::Shared};
 
 /// The socket of a connection that is closed when nobody is using it.
 ///
@@ -40,17 +40,19 @@ impl Idle {
     }
 
     /// Ready when the connection is to be closed.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         let handle = &self.shared.handle;
         if handle.is_closing() {
             return Poll::Pending;
         }
-        let ends = [self.idle_until(), self.renewed_at()];
-        match ends.into_iter().flatten().min() {
-            Some(at) => self.deadline.set(at),
-            None => self.deadline.clear(),
-        }
-        self.deadline.poll(cx)
+        let idle = self.idle_until().map(|at| (at, Reason::Idle));
+        let old = self.renewed_at().map(|at| (at, Reason::Age));
+        let Some((at, reason)) = idle.into_iter().chain(old).min_by_key(|(at, _)| *at) else {
+            self.deadline.clear();
+            return Poll::Pending;
+        };
+        self.deadline.set(at);
+        self.deadline.poll(cx).map(|()| reason)
     }
 
     fn idle_until(&self) -> Option<Instant> {
@@ -89,11 +91,13 @@ impl<Io: Socket> Hook<Io> for Idle {
     ) -> Poll<io::Result<()>> {
         // hyper reads while a handler runs, too: a pending read is not idleness.
         let read = Pin::new(&mut *io).poll_read(cx, buf);
-        if read.is_pending() && self.poll_over(cx).is_ready() {
-            // ## (Idle | Old) => Closing
-            self.shared.handle.close();
-            // The socket half looks once more for what has arrived, and ends the stream.
-            return Pin::new(io).poll_read(cx, buf);
+        if read.is_pending() {
+            if let Poll::Ready(reason) = self.poll_over(cx) {
+                // ## (Idle | Old) => Closing
+                self.shared.end(reason);
+                // The socket half looks once more for what has arrived, and ends the stream.
+                return Pin::new(io).poll_read(cx, buf);
+            }
         }
         read
     }
@@ -102,8 +106,10 @@ impl<Io: Socket> Hook<Io> for Idle {
         let flushed = Pin::new(io).poll_flush(cx);
         // After a response nobody may read again: HTTP/2 reads first and writes second, and hyper's HTTP/1 waits
         // for the read that it began while the handler ran (1.12, `proto/h1/conn.rs`).
-        if flushed.is_ready() && self.poll_over(cx).is_ready() {
-            self.shared.handle.close();
+        if flushed.is_ready() {
+            if let Poll::Ready(reason) = self.poll_over(cx) {
+                self.shared.end(reason);
+            }
         }
         flushed
     }

@@ -7,10 +7,10 @@ use std::{
 
 use http::HeaderValue;
 use tokio::time::Instant;
-use tower_connection::{ConnectionHandle, FOREVER, Head};
+use tower_connection::{ConnectionHandle, FOREVER, Head, Tally};
 use tower_layer::Layer;
 
-use crate::KeepAlive;
+use crate::{KeepAlive, Reason, ends::Ends};
 
 /// Closes connections that nobody is using, and renews those that are used for long. See the
 /// [crate docs](crate).
@@ -38,6 +38,8 @@ pub(crate) struct Settings {
     max_age: Option<Duration>,
     pub(crate) age_grace: Duration,
     unless: Option<Unless>,
+    /// Not a setting: it belongs to the layer and all that is made with it, clones too.
+    pub(crate) ends: Arc<Ends>,
 }
 
 type Unless = Arc<dyn Fn(&Head<'_>) -> bool + Send + Sync>;
@@ -64,6 +66,7 @@ impl KeepAliveLayer {
                 max_age: None,
                 age_grace: Duration::from_millis(120),
                 unless: None,
+                ends: Arc::default(),
             },
         }
     }
@@ -164,6 +167,21 @@ impl KeepAliveLayer {
     pub fn unless(mut self, unless: impl Fn(&Head<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.settings.unless = Some(Arc::new(unless));
         self
+    }
+
+    /// How many connections it ended so far, and why: of all acceptors that it is applied to, and of its clones.
+    ///
+    /// One that [`unless`](Self::unless) closes is not counted: that was asked for.
+    ///
+    /// ```
+    /// # use tower_keep_alive::{KeepAliveLayer, Reason};
+    /// let layer = KeepAliveLayer::default();
+    /// let ends = layer.ends(); // look at it while the server runs
+    /// assert_eq!(ends.of(Reason::Idle), 0);
+    /// ```
+    #[must_use]
+    pub fn ends(&self) -> Tally<Reason> {
+        self.settings.ends.tally.clone()
     }
 }
 

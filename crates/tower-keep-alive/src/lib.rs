@@ -85,6 +85,13 @@
 //! where that layer wraps it, or on HTTP/2; and half a head that follows an upload is known from its rest only there. Nor does it send PINGs: a client that has vanished is noticed
 //! when the connection is idle for too long, or by TCP.
 //!
+//! # What it tells
+//!
+//! [`KeepAliveLayer::ends`] counts the connections that it ended, each once and by its [`Reason`]; those that their clients
+//! close are not among them, nor are those of clients that [must not be kept](KeepAliveLayer::unless). Each is an event of
+//! `tracing` too (at `DEBUG`, a hundred in a second and the number of the others): the peer, the connection's id, the
+//! reason, for how long it was idle, its age, its requests.
+//!
 //! # What it costs
 //!
 //! One timer for each connection, armed when it is idle first and then no more often than once per timeout,
@@ -92,12 +99,14 @@
 //! allocated (but for [`max_requests`](KeepAliveLayer::max_requests), which counts down in it).
 
 mod accept;
+mod ends;
 mod io;
 mod layer;
 mod service;
 
 pub use crate::{
     accept::{KeepAlive, KeepAliveFuture},
+    ends::Reason,
     io::{Idle, KeepAliveIo},
     layer::KeepAliveLayer,
     service::{KeepAliveResponseFuture, KeepAliveService},

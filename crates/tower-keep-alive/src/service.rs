@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tower_connection::Head;
 use tower_service::Service;
 
-use crate::accept::Shared;
+use crate::{Reason, accept::Shared};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -51,11 +51,12 @@ where
         let forbidden = settings.forbids(&Head::of(&request));
         let inner = self.inner.call(request);
 
-        if forbidden
-            || self.shared.left() == Some(0)
-            || old_at.is_some_and(|old_at| old_at <= Instant::now())
-        {
+        if forbidden {
             handle.close();
+        } else if self.shared.left() == Some(0) {
+            self.shared.end(Reason::Requests);
+        } else if old_at.is_some_and(|old_at| old_at <= Instant::now()) {
+            self.shared.end(Reason::Age);
         }
         KeepAliveResponseFuture {
             inner,

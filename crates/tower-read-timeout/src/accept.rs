@@ -4,14 +4,14 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::time::Instant;
-use tower_connection::{Connection, Deadline, Hooked, Socket};
+use tower_connection::{Address, Connection, Deadline, Hooked, Socket};
 use tower_service::Service;
 
-use crate::{ReadTimeoutIo, ReadTimeoutService, Reading, layer::Settings};
+use crate::{ReadTimeoutIo, ReadTimeoutService, Reading, Reason, layer::Settings};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -33,6 +33,7 @@ impl<A, Io, I, S> Service<Io> for ReadTimeout<A>
 where
     A: Service<Io, Response = Connection<I, S>>,
     A::Error: Into<BoxError>,
+    Io: Socket,
     I: Socket,
 {
     type Response = Connection<ReadTimeoutIo<I>, ReadTimeoutService<S>>;
@@ -45,12 +46,17 @@ where
 
     fn call(&mut self, io: Io) -> Self::Future {
         let mut deadline = Deadline::default();
-        if let Some(timeout) = self.settings.handshake {
-            deadline.set(Instant::now() + timeout);
-        }
+        let handshake = self.settings.handshake.map(|timeout| {
+            let began = Instant::now();
+            deadline.set(began + timeout);
+            // A system call. But the acceptor inside takes the socket, and nobody else knows who does not go on.
+            let peer = io.peer();
+            Handshake { peer, began }
+        });
         ReadTimeoutFuture {
             inner: self.inner.call(io),
             deadline,
+            handshake,
             settings: self.settings.clone(),
         }
     }
@@ -64,8 +70,16 @@ pin_project_lite::pin_project! {
         #[pin]
         inner: F,
         deadline: Deadline,
+        handshake: Option<Handshake>,
         settings: Arc<Settings>,
     }
+}
+
+/// Whose it is, and since when, if that is bounded.
+#[derive(Debug)]
+struct Handshake {
+    peer: Address,
+    began: Instant,
 }
 
 impl<F, I, S, E> Future for ReadTimeoutFuture<F>
@@ -81,8 +95,13 @@ where
         let connection = match me.inner.poll(cx) {
             Poll::Ready(made) => made.map_err(Into::into)?,
             Poll::Pending => {
-                let over = me.deadline.poll(cx);
-                return over.map(|()| Err(HandshakeTimedOut.into()));
+                ready!(me.deadline.poll(cx));
+                if let Some(Handshake { peer, began }) = me.handshake.take() {
+                    let client = (&peer, None);
+                    let ends = &me.settings.ends;
+                    ends.note(Reason::Handshake, client, began.elapsed(), None);
+                }
+                return Poll::Ready(Err(HandshakeTimedOut.into()));
             }
         };
         let handle = connection.handle().clone();

@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 use tower_connection::{BodyClock, ConnectionHandle, Deadline, Receiving};
 
-use crate::layer::Settings;
+use crate::{Reason, layer::Settings};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -107,6 +107,15 @@ impl Clock {
         self.deadline.poll(cx)
     }
 
+    fn note(&self) {
+        let handle = &self.late.handle;
+        let client = (handle.peer(), Some(handle.id()));
+        let waiting = self.waiting.map_or(Duration::ZERO, |since| since.elapsed());
+        let ends = &self.settings.ends;
+        let waited = self.waited + waiting;
+        ends.note(Reason::Body, client, waited, Some(self.bytes));
+    }
+
     fn until(&self, now: Instant) -> Option<Instant> {
         let left = self.settings.body(self.bytes)?.saturating_sub(self.waited);
         Some(now + self.settings.body?.min(left))
@@ -172,6 +181,7 @@ where
         }
         if let (Poll::Pending, Some(clock)) = (&frame, me.clock.as_mut()) {
             ready!(clock.poll_late(cx));
+            clock.note();
             clock.late.set();
             *me.over = true;
             *me.receiving = None;

@@ -9,7 +9,7 @@ use http::Version;
 use tokio::{io::ReadBuf, time::Instant};
 use tower_connection::{ConnectionHandle, Deadline, Hook, Hooked, Socket, poll_write_slices};
 
-use crate::layer::Settings;
+use crate::{Reason, layer::Settings};
 
 /// The socket of a connection whose requests must arrive in time.
 ///
@@ -71,6 +71,17 @@ impl Reading {
         Some(self.handle.accepted_at() + self.settings.head(0)?)
     }
 
+    fn note(&self) {
+        let handle = &self.handle;
+        let (reason, since) = match handle.head_since() {
+            Some(since) => (Reason::Head, since),
+            None => (Reason::FirstByte, handle.accepted_at()),
+        };
+        let client = (handle.peer(), Some(handle.id()));
+        let ends = &self.settings.ends;
+        ends.note(reason, client, since.elapsed(), Some(self.bytes));
+    }
+
     /// Whether the client has sent a part of a request, and would read an answer to it.
     fn is_told(&self) -> bool {
         // An HTTP/2 server has spoken first; a server of both has said nothing before it knew which.
@@ -122,6 +133,7 @@ impl<Io: Socket> Hook<Io> for Reading {
         ready!(self.poll_over(cx));
         // ## (Silent | Head) => TimedOut
         self.over = true;
+        self.note();
         if self.is_told() {
             Self::tell(io, cx)?;
         }

@@ -2,10 +2,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::Request;
 use http_body::Body;
-use tower_connection::{FOREVER, Head};
+use tower_connection::{FOREVER, Head, Tally};
 use tower_layer::Layer;
 
-use crate::ReadTimeout;
+use crate::{ReadTimeout, Reason, ends::Ends};
 
 /// Bounds how long a request may take to arrive. See the [crate docs](crate).
 ///
@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) body: Option<Duration>,
     pub(crate) body_rate: u64,
     body_unless: Option<Unless>,
+    /// Not a setting: it belongs to the layer and all that is made with it, clones too.
+    pub(crate) ends: Arc<Ends>,
 }
 
 type Unless = Arc<dyn Fn(&Head<'_>) -> bool + Send + Sync>;
@@ -64,6 +66,7 @@ impl ReadTimeoutLayer {
                 body: Some(Duration::from_secs(30)),
                 body_rate: 240,
                 body_unless: None,
+                ends: Arc::default(),
             },
         }
     }
@@ -162,6 +165,20 @@ impl ReadTimeoutLayer {
     ) -> Self {
         self.settings.body_unless = Some(Arc::new(unless));
         self
+    }
+
+    /// How often something did not arrive in time so far, and what: of all acceptors that it is applied to, and of its
+    /// clones.
+    ///
+    /// ```
+    /// # use tower_read_timeout::{ReadTimeoutLayer, Reason};
+    /// let layer = ReadTimeoutLayer::default();
+    /// let ends = layer.ends(); // look at it while the server runs
+    /// assert_eq!(ends.of(Reason::Head), 0);
+    /// ```
+    #[must_use]
+    pub fn ends(&self) -> Tally<Reason> {
+        self.settings.ends.tally.clone()
     }
 }
 

@@ -84,6 +84,13 @@
 //! the same size, one upload that a handler does not read keeps those of its neighbours from arriving, and they are
 //! blamed for it. The time in which a client takes its response is the promise of a write timeout.
 //!
+//! # What it tells
+//!
+//! [`ReadTimeoutLayer::ends`] counts what did not arrive in time, by its [`Reason`]: a connection once, and on HTTP/2 each
+//! stream whose body did not come. A client that leaves before its time is over is not among them. Each is an event of
+//! `tracing` too (at `INFO`, ten in a second and the number of the others): the peer, the connection's id, the reason, for
+//! how long it was waited for, how many bytes had come.
+//!
 //! # What it costs
 //!
 //! One timer for each connection, armed when it is waited for the first byte, and again when a head does not
@@ -92,6 +99,7 @@
 
 mod accept;
 mod body;
+mod ends;
 mod io;
 mod layer;
 mod service;
@@ -99,6 +107,7 @@ mod service;
 pub use crate::{
     accept::{HandshakeTimedOut, ReadTimeout, ReadTimeoutFuture},
     body::{BodyTimedOut, ReadTimeoutBody},
+    ends::Reason,
     io::{ReadTimeoutIo, Reading},
     layer::ReadTimeoutLayer,
     service::{ReadTimeoutResponseFuture, ReadTimeoutService},

@@ -101,6 +101,7 @@ fn request_timeout<R>(version: Version) -> Response<Rejectable<R>> {
     if version < Version::HTTP_2 {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
+        *response.version_mut() = version; // or hyper adds `keep-alive` for clients of HTTP/1.0
     }
     response
 }

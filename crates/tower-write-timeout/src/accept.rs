@@ -11,9 +11,7 @@ use tower_service::Service;
 use tracing::info;
 
 use crate::{
-    Owing, Starving, WriteTimeoutIo, WriteTimeoutSocket,
-    layer::Settings,
-    pace::{Terms, Why},
+    Owing, Reason, Starving, WriteTimeoutIo, WriteTimeoutSocket, layer::Settings, pace::Terms,
 };
 
 /// An acceptor whose clients must keep taking their responses; see
@@ -21,33 +19,42 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct WriteTimeout<A> {
     inner: A,
-    settings: Settings,
+    settings: Arc<Settings>,
 }
 
 /// What the two hooks of a connection share: that below TLS, and that above.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) terms: Terms,
+    settings: Arc<Settings>,
     /// There is none before the handshake is over.
     pub(crate) handle: OnceLock<ConnectionHandle>,
 }
 
 impl Shared {
-    /// Says whom was given up, and why.
+    pub(crate) fn terms(&self) -> &Terms {
+        &self.settings.terms
+    }
+
+    /// Says whom was given up, and why: a stream, or the connection.
     pub(crate) fn tell(
         &self,
         io: &impl Socket,
         stream: Option<u32>,
-        why: Why,
+        reason: Reason,
         (owed_for, nothing_for, taken): (Duration, Duration, u64),
     ) {
+        let ends = &self.settings.ends;
+        ends.tally.count(reason);
+        let Some(suppressed) = ends.events.pass() else {
+            return;
+        };
         let handle = self.handle.get();
         let connection = handle.map(|handle| handle.id().to_string());
         // Of a connection behind a PROXY protocol, the handle knows the client.
         let peer = handle.map_or_else(|| io.peer(), |handle| handle.peer().clone());
         let held = io.unacked().ok();
         info!(
-            %peer, connection, stream, %why, ?owed_for, ?nothing_for, taken, held,
+            %peer, connection, stream, reason = reason.as_str(), ?owed_for, ?nothing_for, taken, held, suppressed,
             "gave up a client that does not take its response"
         );
     }
@@ -58,7 +65,7 @@ impl Shared {
 }
 
 impl<A> WriteTimeout<A> {
-    pub(crate) fn new(inner: A, settings: Settings) -> Self {
+    pub(crate) fn new(inner: A, settings: Arc<Settings>) -> Self {
         Self { inner, settings }
     }
 }
@@ -83,7 +90,7 @@ where
             let _ = io.set_unsent_limit(self.settings.unsent);
         }
         let shared = Arc::new(Shared {
-            terms: self.settings.terms,
+            settings: self.settings.clone(),
             handle: OnceLock::new(),
         });
         let owing = Owing::new(shared.clone());

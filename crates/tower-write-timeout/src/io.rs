@@ -9,11 +9,7 @@ use std::{
 use tokio::{io::ReadBuf, time::Instant};
 use tower_connection::{Deadline, Hook, Hooked, Socket, poll_write_slices};
 
-use crate::{
-    accept::Shared,
-    pace::{Pace, Why},
-    watch::Watch,
-};
+use crate::{Reason, accept::Shared, pace::Pace, watch::Watch};
 
 /// The socket of a client that must keep taking its response: below TLS, where bytes are what the kernel counts.
 ///
@@ -95,7 +91,7 @@ impl Owing {
     fn may_owe(&self) -> bool {
         let tail = self.written - self.pace.taken() > TAIL && self.end != End::Taken;
         let may = self.stuck.is_some() || self.end == End::Said || tail;
-        may && !self.shared.terms.ask_nothing()
+        may && !self.shared.terms().ask_nothing()
     }
 
     /// Ready when the client has had its time. Pending if it is owed something, and then looks again.
@@ -136,7 +132,7 @@ impl Owing {
     }
 
     /// Looks what the client has taken, and returns why it is given up if it is.
-    fn look(&mut self, io: &impl Socket) -> Option<Why> {
+    fn look(&mut self, io: &impl Socket) -> Option<Reason> {
         let now = Instant::now();
         self.forgive(now);
         let (held, owed) = match io.unacked() {
@@ -153,7 +149,7 @@ impl Owing {
             Err(_) => (0, self.stuck.is_some_and(|looks| looks < FORSAKEN)),
         };
         self.stuck = self.stuck.map(|looks| looks.saturating_add(1));
-        let terms = &self.shared.terms;
+        let terms = self.shared.terms();
         self.pace
             .look(terms, now, self.written.saturating_sub(held), owed);
         let Some((until, why)) = self.pace.until(terms) else {
@@ -187,7 +183,7 @@ impl Owing {
     }
 
     /// With a reset: what the kernel holds would stay for minutes if this were an orderly end.
-    fn give_up(&mut self, io: &impl Socket, why: Why) -> io::Error {
+    fn give_up(&mut self, io: &impl Socket, why: Reason) -> io::Error {
         // ## Owing => GivenUp
         self.given_up = true;
         self.watch = None;

@@ -1,9 +1,9 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tower_connection::FOREVER;
+use tower_connection::{FOREVER, Tally};
 use tower_layer::Layer;
 
-use crate::{WriteTimeout, pace::Terms};
+use crate::{Reason, WriteTimeout, ends::Ends, pace::Terms};
 
 /// Gives up clients that do not take their responses. See the [crate docs](crate).
 ///
@@ -23,15 +23,17 @@ pub struct WriteTimeoutLayer {
     settings: Settings,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) terms: Terms,
     pub(crate) unsent: u32,
+    /// Not a setting: it belongs to the layer and all that is made with it, clones too.
+    pub(crate) ends: Arc<Ends>,
 }
 
 impl WriteTimeoutLayer {
-    /// Gives up a client that takes nothing for `timeout`, of what it is owed. The default is 30 s; zero waits for
-    /// ever.
+    /// Gives up a client that takes nothing for `timeout`, of what it is owed. The default is 30 s; zero leaves
+    /// it to the [rate](Self::min_rate), and with a rate of zero waits for ever.
     ///
     /// Other names for it: `send_timeout` (nginx, 60 s), `idle_send_timeout` (Varnish, 60 s), `TimeOut` (Apache).
     ///
@@ -51,6 +53,7 @@ impl WriteTimeoutLayer {
                     ceiling: None,
                 },
                 unsent: 128 * 1024,
+                ends: Arc::default(),
             },
         }
     }
@@ -121,6 +124,22 @@ impl WriteTimeoutLayer {
         self.settings.unsent = bytes;
         self
     }
+
+    /// How many streams and connections it gave up so far, and why: of all acceptors that it is applied to, and of its
+    /// clones.
+    ///
+    /// A connection that ends because none of its streams is taken is counted as those.
+    ///
+    /// ```
+    /// # use tower_write_timeout::{Reason, WriteTimeoutLayer};
+    /// let layer = WriteTimeoutLayer::default();
+    /// let ends = layer.ends(); // look at it while the server runs
+    /// assert_eq!(ends.of(Reason::Stopped), 0);
+    /// ```
+    #[must_use]
+    pub fn ends(&self) -> Tally<Reason> {
+        self.settings.ends.tally.clone()
+    }
 }
 
 impl Default for WriteTimeoutLayer {
@@ -133,7 +152,7 @@ impl<A> Layer<A> for WriteTimeoutLayer {
     type Service = WriteTimeout<A>;
 
     fn layer(&self, inner: A) -> Self::Service {
-        WriteTimeout::new(inner, self.settings)
+        WriteTimeout::new(inner, Arc::new(self.settings.clone()))
     }
 }
 

@@ -77,10 +77,15 @@
 //! A *connection* is [aborted](tower_connection::ConnectionHandle::abort): handlers and bodies are dropped, the
 //! socket is reset, and nothing of it is left in the kernel, where a mere close would leave a full queue for minutes.
 //! So is an upgraded one (a WebSocket). A *stream* of HTTP/2 ends alone, with `RST_STREAM(CANCEL)`, and its
-//! neighbours go on; when no open stream is taken, the connection ends. Both are told in an event of `tracing` (at
-//! `INFO`): the peer, the connection's id, the stream, why, for how long it has owed and taken nothing, how much it has
-//! taken since it owes, and how much the kernel still held. A response that is cut by an error of the service or the
+//! neighbours go on; when no open stream is taken, the connection ends. A response that is cut by an error of the service or the
 //! client's hang-up is reset as well, if the kernel holds more than 16 KiB of it.
+//!
+//! # What it tells
+//!
+//! [`WriteTimeoutLayer::ends`] counts the streams and the connections that were given up, by the [`Reason`]. A client that
+//! leaves before its time is over is not among them. Each is an event of `tracing` too (at `INFO`, ten in a second and the
+//! number of the others): the peer, the connection's id, the stream, the reason, for how long it has owed and taken
+//! nothing, how much it has taken since it owes, and how much the kernel still held.
 //!
 //! # How much a slow client can make the server hold
 //!
@@ -117,6 +122,7 @@
 
 mod accept;
 mod ending;
+mod ends;
 mod io;
 mod layer;
 mod pace;
@@ -125,6 +131,7 @@ mod watch;
 
 pub use crate::{
     accept::{WriteTimeout, WriteTimeoutFuture},
+    ends::Reason,
     io::{Owing, WriteTimeoutSocket},
     layer::WriteTimeoutLayer,
     streams::{Starving, WriteTimeoutIo},

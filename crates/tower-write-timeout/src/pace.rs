@@ -1,9 +1,11 @@
 //! What a client is owed, and until when it must have taken it.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tower_connection::FOREVER;
+
+use crate::Reason;
 
 /// What is asked of a client that is owed something.
 #[derive(Clone, Copy, Debug)]
@@ -101,27 +103,6 @@ struct Owed {
     had: u64,
 }
 
-/// Why a client is given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
-    Stopped,
-    TooSlow,
-    TooLong,
-    /// Of HTTP/2: no stream can be ended while it keeps the server in the middle of a frame.
-    MidFrame,
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Stopped => "it took nothing",
-            Self::TooSlow => "it took less than the rate",
-            Self::TooLong => "it took too long",
-            Self::MidFrame => "it stopped in the middle of a frame",
-        })
-    }
-}
-
 impl Pace {
     /// In all, it has taken so much by `now`, and is or is not owed something.
     pub(crate) fn look(&mut self, terms: &Terms, now: Instant, taken: u64, owed: bool) {
@@ -196,7 +177,7 @@ impl Pace {
     }
 
     /// When it is given up if it takes nothing more, and why.
-    pub(crate) fn until(&self, terms: &Terms) -> Option<(Instant, Why)> {
+    pub(crate) fn until(&self, terms: &Terms) -> Option<(Instant, Reason)> {
         let owed = self.owed.as_ref()?;
         let stopped = terms.timeout.map(|timeout| owed.moved + timeout);
         // Who takes nothing at all is not slow: the timeout is for that, if there is one.
@@ -204,9 +185,9 @@ impl Pace {
         let too_slow = self.enough_until.filter(|_| terms.rate > 0 && slow);
         let too_long = terms.ceiling.map(|ceiling| owed.since + ceiling);
         [
-            stopped.map(|at| (at, Why::Stopped)),
-            too_slow.map(|at| (at, Why::TooSlow)),
-            too_long.map(|at| (at, Why::TooLong)),
+            stopped.map(|at| (at, Reason::Stopped)),
+            too_slow.map(|at| (at, Reason::TooSlow)),
+            too_long.map(|at| (at, Reason::TooLong)),
         ]
         .into_iter()
         .flatten()
@@ -214,7 +195,7 @@ impl Pace {
     }
 
     /// Why it is given up, if it is.
-    pub(crate) fn over(&self, terms: &Terms, now: Instant) -> Option<Why> {
+    pub(crate) fn over(&self, terms: &Terms, now: Instant) -> Option<Reason> {
         let (at, why) = self.until(terms)?;
         (at <= now).then_some(why)
     }
@@ -253,7 +234,12 @@ mod tests {
     }
 
     /// Takes `step` bytes every so often, until it is given up. Returns when, or that it was not in an hour.
-    fn reader(terms: Terms, at_first: u64, step: u64, every: Duration) -> Option<(Duration, Why)> {
+    fn reader(
+        terms: Terms,
+        at_first: u64,
+        step: u64,
+        every: Duration,
+    ) -> Option<(Duration, Reason)> {
         let start = Instant::now();
         let mut pace = Pace::default();
         let mut taken = at_first;
@@ -282,7 +268,7 @@ mod tests {
         for terms in [terms(), idle_only] {
             for at_first in [0, 1_000_000] {
                 let stopped = reader(terms, at_first, 0, S);
-                assert_eq!(stopped, Some((30 * S, Why::Stopped)));
+                assert_eq!(stopped, Some((30 * S, Reason::Stopped)));
             }
         }
     }
@@ -310,7 +296,7 @@ mod tests {
     fn a_reader_below_the_rate_is_given_up_after_its_grace() {
         // WRITE-3
         let (at, why) = reader(terms(), 0, 100, S).expect("it is given up");
-        assert_eq!(why, Why::TooSlow);
+        assert_eq!(why, Reason::TooSlow);
         assert!((9 * S..10 * S).contains(&at), "{at:?}");
         let (at, _) = reader(terms(), 0, 1, S).expect("it is given up");
         assert!((5 * S..7 * S).contains(&at), "{at:?}");
@@ -365,7 +351,7 @@ mod tests {
             ..terms()
         };
         let (at, why) = reader(terms, 0, 10_000, S).expect("it is given up");
-        assert_eq!((at, why), (600 * S, Why::TooLong));
+        assert_eq!((at, why), (600 * S, Reason::TooLong));
     }
 
     #[test]
@@ -403,8 +389,8 @@ mod tests {
             timeout: None,
             ..terms()
         };
-        assert_eq!(reader(terms, 0, 0, S), Some((5 * S, Why::TooSlow)));
-        assert_eq!(reader(terms, 2_400, 0, S), Some((10 * S, Why::TooSlow)));
+        assert_eq!(reader(terms, 0, 0, S), Some((5 * S, Reason::TooSlow)));
+        assert_eq!(reader(terms, 2_400, 0, S), Some((10 * S, Reason::TooSlow)));
     }
 
     #[test]
@@ -417,7 +403,7 @@ mod tests {
         pace.look(&terms, start + 19 * S, 0, true);
         pace.look(&terms, start + 20 * S, 1, true);
         assert_eq!(pace.over(&terms, start + 25 * S - MS), None);
-        assert_eq!(pace.over(&terms, start + 25 * S), Some(Why::TooSlow));
+        assert_eq!(pace.over(&terms, start + 25 * S), Some(Reason::TooSlow));
     }
 
     #[test]

@@ -11,12 +11,7 @@ use tower_connection::{
     Deadline, Hook, Hooked, Socket, Stream, Streams, Window, poll_write_slices,
 };
 
-use crate::{
-    accept::Shared,
-    ending::Endings,
-    pace::{Pace, Why},
-    watch::Watch,
-};
+use crate::{Reason, accept::Shared, ending::Endings, pace::Pace, watch::Watch};
 
 /// The socket of a connection whose client must keep taking the response of each of its streams: above TLS, where
 /// bytes are the frames of HTTP/2.
@@ -74,7 +69,7 @@ impl Starving {
     #[inline]
     fn poll_starved<Io: Socket>(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Error> {
         let shut = || io.streams().is_some_and(Streams::has_shut);
-        if self.watch.is_none() && (!shut() || self.shared.terms.ask_nothing()) {
+        if self.watch.is_none() && (!shut() || self.shared.terms().ask_nothing()) {
             return Poll::Pending;
         }
         self.poll_look(io, cx)
@@ -117,7 +112,7 @@ impl Starving {
     fn look(&mut self, io: &impl Socket) -> bool {
         let now = Instant::now();
         self.follow(io, now);
-        let seldom = self.shared.terms.looks().seldom();
+        let seldom = self.shared.terms().looks().seldom();
         if self.is_starved(io, now) {
             // ## Starving => GivenUp
             self.end_if(io, now, |_| true);
@@ -130,7 +125,7 @@ impl Starving {
         self.watch_again(now);
         let unheard = self.endings.heard_by().is_some_and(|by| by <= now);
         if unheard {
-            self.shared.tell(io, None, Why::MidFrame, <_>::default());
+            self.shared.tell(io, None, Reason::MidFrame, <_>::default());
         }
         unheard
     }
@@ -140,7 +135,7 @@ impl Starving {
         let Some(streams) = io.streams() else {
             return;
         };
-        let terms = &self.shared.terms;
+        let terms = self.shared.terms();
         let late = self
             .watch
             .as_ref()
@@ -181,8 +176,8 @@ impl Starving {
     }
 
     /// Why a stream will be over by then, if nothing more of it is taken.
-    fn over(&self, stream: &Stream, by: Instant) -> Option<Why> {
-        let terms = &self.shared.terms;
+    fn over(&self, stream: &Stream, by: Instant) -> Option<Reason> {
+        let terms = self.shared.terms();
         match stream.shut? {
             Window::Stream => self.pace(stream.id)?.over(terms, by),
             Window::Connection => self.together.over(terms, by),
@@ -199,7 +194,7 @@ impl Starving {
     /// of another: they are spared once, and have new hope when that ends.
     fn end_some(&mut self, io: &impl Socket, now: Instant) {
         let ended = self.end_if(io, now, |stream| stream.shut == Some(Window::Stream));
-        let terms = self.shared.terms;
+        let terms = *self.shared.terms();
         let over = self.together.over(&terms, now).is_some();
         let in_the_way = || {
             self.open(io)
@@ -245,7 +240,7 @@ impl Starving {
     }
 
     fn watch_again(&mut self, now: Instant) {
-        let terms = &self.shared.terms;
+        let terms = self.shared.terms();
         let paces = self.paces.iter().map(|(_, pace)| pace);
         let paces: Vec<_> = paces.chain([&self.together]).collect();
         let ends = paces.iter().filter_map(|pace| pace.until(terms));

@@ -40,6 +40,22 @@ impl Criticality {
         Self::Sheddable,
     ];
 
+    /// In lower case, for a label.
+    ///
+    /// ```
+    /// # use tower_overload::Criticality;
+    /// assert_eq!(Criticality::SheddablePlus.as_str(), "sheddable_plus");
+    /// ```
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sheddable => "sheddable",
+            Self::SheddablePlus => "sheddable_plus",
+            Self::Critical => "critical",
+            Self::CriticalPlus => "critical_plus",
+        }
+    }
+
     pub(crate) fn index(self) -> usize {
         self as usize
     }

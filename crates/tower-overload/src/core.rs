@@ -11,7 +11,8 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tower_connection::{AcceptGate, FOREVER};
+use tower_connection::{AcceptGate, ConnectionHandle, FOREVER, Throttle};
+use tracing::info;
 
 use crate::{
     AdaptiveLifo, Admission, Criticality, Limit, Pressure, Reason, Sample, Shed, Ticket,
@@ -42,6 +43,8 @@ pub(crate) struct Core {
     streams: Streams,
     calendar: Calendar,
     shed: Tally,
+    /// Of who is shed.
+    events: Throttle,
     pressure: Gauge,
     law: Option<Box<dyn Limit>>,
     probes: Probes,
@@ -61,6 +64,7 @@ pub(crate) struct Core {
     /// Since when a class is refused and nothing else.
     starved: [Starved; 4],
     chance: AtomicU64,
+    off: bool,
 }
 
 impl Core {
@@ -74,6 +78,7 @@ impl Core {
             streams: Streams::new(),
             calendar: Calendar::new(),
             shed: Tally::default(),
+            events: Throttle::new(10),
             pressure: Gauge::default(),
             law,
             probes: Probes::default(),
@@ -87,7 +92,25 @@ impl Core {
             served: Average::default(),
             starved: Default::default(),
             chance: AtomicU64::new(seed()),
+            off: false,
         }
+    }
+
+    /// Of a layer that does nothing.
+    pub(crate) fn off() -> Self {
+        Self {
+            off: true,
+            ..Self::new(MOST, None)
+        }
+    }
+
+    pub(crate) fn is_off(&self) -> bool {
+        self.off
+    }
+
+    /// Whether there is a limit, and not the number that stands for none.
+    pub(crate) fn has_limit(&self) -> bool {
+        !self.off && self.counts().limit < MOST
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -102,11 +125,14 @@ impl Core {
         &self.streams
     }
 
-    pub(crate) fn shed_of(&self, reason: Reason, class: Criticality) -> u64 {
+    pub(crate) fn shed_by(&self, reason: Reason, class: Criticality) -> u64 {
         self.shed.of(reason, class)
     }
 
     pub(crate) fn set_limit(&self, limit: usize) {
+        if self.off {
+            return;
+        }
         self.course.note(limit, || "by hand");
         self.slots.resize(limit);
         self.ease();
@@ -415,6 +441,26 @@ impl Core {
             spread: Duration::from_millis(chance >> 32 & 0x3ff).min(Duration::from_millis(999)),
             give_up,
         }
+    }
+
+    /// Says that it was.
+    pub(crate) fn tell(&self, shed: &Shed, connection: Option<&ConnectionHandle>) {
+        let Some(suppressed) = self.events.pass() else {
+            return;
+        };
+        let counts = self.counts();
+        let peer = connection.map(|connection| tracing::field::display(connection.peer()));
+        let retry_after = shed.retry_after.map(tracing::field::debug);
+        info!(
+            peer,
+            reason = shed.reason.as_str(),
+            class = shed.class.as_str(),
+            in_flight = counts.in_flight,
+            limit = counts.limit,
+            retry_after,
+            suppressed,
+            "shed a request"
+        );
     }
 
     fn promise(&self, starved: u32, counts: Counts, second: u32, chance: u64) -> Promise {

@@ -10,6 +10,8 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tower_connection::Throttle;
+use tracing::debug;
 
 /// A move of the limit: [`Overload::course`](crate::Overload::course).
 ///
@@ -50,6 +52,7 @@ const SOON: Duration = Duration::from_millis(100);
 pub(crate) struct Course {
     limit: AtomicUsize,
     steps: Mutex<VecDeque<Step>>,
+    events: Throttle,
 }
 
 impl Course {
@@ -57,6 +60,7 @@ impl Course {
         Self {
             limit: AtomicUsize::new(limit),
             steps: Mutex::default(),
+            events: Throttle::new(10),
         }
     }
 
@@ -87,6 +91,12 @@ impl Course {
             steps.pop_front();
         }
         steps.push_back(step);
+        // Not under the lock: who listens may ask for the course.
+        drop(steps);
+        if let Some(suppressed) = self.events.pass() {
+            let Step { to, reason, .. } = step;
+            debug!(from, to, reason, suppressed, "moved the limit");
+        }
     }
 
     pub(crate) fn steps(&self) -> Vec<Step> {

@@ -57,11 +57,14 @@ pub(crate) struct Shared {
     pub(crate) classify: Option<Arc<dyn Classify>>,
     pub(crate) respond: Arc<dyn Respond>,
     pub(crate) deadline_header: Option<HeaderName>,
+    /// It does nothing.
+    pub(crate) off: bool,
 }
 
 impl Shared {
     pub(crate) fn new(core: Core) -> Self {
         Self {
+            off: core.is_off(),
             core: Arc::new(core),
             classify: None,
             respond: Arc::new(Overloaded::default()),
@@ -106,6 +109,20 @@ impl InFlightLimitLayer {
     #[must_use]
     pub fn with_limit(law: impl Limit) -> Self {
         Self::of(Core::new(law.limit(), Some(Box::new(law))))
+    }
+
+    /// No limit, and nothing counted: requests pass as if the layer were not there, and its [handle](Self::handle) sees and
+    /// changes nothing. For a stack whose type must be the same with and without.
+    ///
+    /// ```
+    /// # use tower_overload::InFlightLimitLayer;
+    /// let configured: Option<usize> = None;
+    /// let layer = configured.map_or_else(InFlightLimitLayer::off, InFlightLimitLayer::new);
+    /// # drop(layer);
+    /// ```
+    #[must_use]
+    pub fn off() -> Self {
+        Self::of(Core::off())
     }
 
     fn of(core: Core) -> Self {

@@ -88,6 +88,13 @@
 //! # drop(limit);
 //! ```
 //!
+//! # What it tells
+//!
+//! An [`Overload`] counts who was shed, [by reason and class](Overload::shed_by). Each is an event of `tracing` too (at
+//! `INFO`, ten in a second and the number of the others): the peer, if the request has a
+//! [`ConnectionHandle`](tower_connection::ConnectionHandle), the reason, the class, how many are in flight of how many that
+//! may be, and when it was told to come back. So is, at `DEBUG`, each [step](Overload::course) that the limit makes.
+//!
 //! # What it cannot see
 //!
 //! - Whether who asks `poll_ready` will call: without a [`Classify`], he has a slot from then on.

@@ -40,6 +40,18 @@ impl Overload {
         self.core.counts().limit
     }
 
+    /// Whether there is a limit.
+    ///
+    /// ```
+    /// # use tower_overload::InFlightLimitLayer;
+    /// assert!(InFlightLimitLayer::new(10).handle().is_limited());
+    /// assert!(!InFlightLimitLayer::new(0).handle().is_limited());
+    /// ```
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.core.has_limit()
+    }
+
     /// Changes it. Zero is no limit. A higher one lets in at once who waits; a lower one ends nobody, and is reached as
     /// requests end.
     ///
@@ -146,13 +158,30 @@ impl Overload {
     #[must_use]
     pub fn shed_of(&self, class: Criticality) -> u64 {
         let each = Reason::ALL.iter();
-        each.map(|&reason| self.core.shed_of(reason, class)).sum()
+        each.map(|&reason| self.shed_by(reason, class)).sum()
     }
 
     /// How many for this reason.
     #[must_use]
     pub fn shed_for(&self, reason: Reason) -> u64 {
         let each = Criticality::ALL.into_iter();
-        each.map(|class| self.core.shed_of(reason, class)).sum()
+        each.map(|class| self.shed_by(reason, class)).sum()
+    }
+
+    /// How many of this class for this reason: two labels of one metric.
+    ///
+    /// ```
+    /// # use tower_overload::{Criticality, InFlightLimitLayer, Reason};
+    /// let overload = InFlightLimitLayer::new(100).handle();
+    /// for &reason in Reason::ALL {
+    ///     for class in Criticality::ALL {
+    ///         let labels = format!("reason=\"{}\",class=\"{}\"", reason.as_str(), class.as_str());
+    ///         println!("requests_shed_total{{{labels}}} {}", overload.shed_by(reason, class));
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn shed_by(&self, reason: Reason, class: Criticality) -> u64 {
+        self.core.shed_by(reason, class)
     }
 }

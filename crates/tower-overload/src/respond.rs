@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
 use tower_connection::{Head, Rejection};
 
@@ -102,11 +102,16 @@ impl Respond for Overloaded {
             if shed.retry_after.is_none() {
                 headers.remove(RETRY_AFTER);
             }
+            let (mut length, mut body) = (HeaderValue::from_static("0"), Bytes::new());
             if self.problem {
                 let json = HeaderValue::from_static("application/problem+json");
                 headers.insert(CONTENT_TYPE, json);
-                *answer.body_mut() = Bytes::from_static(PROBLEM.as_bytes());
+                length = PROBLEM.len().into();
+                body = Bytes::from_static(PROBLEM.as_bytes());
             }
+            // Of an empty body on HTTP/2, axum's router says it and hyper does not.
+            headers.insert(CONTENT_LENGTH, length);
+            *answer.body_mut() = body;
         }
         answer
     }

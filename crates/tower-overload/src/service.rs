@@ -65,6 +65,9 @@ where
     type Future = InFlightLimitFuture<S::Future, S, B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        if self.shared.off {
+            return self.inner.poll_ready(cx);
+        }
         let core = &self.shared.core;
         let has_slot = if self.shared.classifies() {
             // Whether the request may have one is known in `call`: a health check must not take it, even for a moment.
@@ -90,6 +93,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        if self.shared.off {
+            let inner = self.inner.call(request);
+            return InFlightLimitFuture::serve(Serving::new(inner, None, Course::default()));
+        }
         let (slot, ready) = (self.slot.take(), self.ready.take());
         let shared = &self.shared;
         let core = &shared.core;

@@ -100,9 +100,11 @@ where
 /// `OnUpgrade`, and with that what waited for the socket.
 fn refused<R>(permit: &Permit, course: &mut Course) -> Response<OverloadBody<R>> {
     let ticket = Ticket::new(course.class);
-    let shed = permit
-        .core()
-        .map(|core| core.shed(Reason::Streams, &ticket, Instant::now()));
+    let shed = permit.core().map(|core| {
+        let shed = core.shed(Reason::Streams, &ticket, Instant::now());
+        core.tell(&shed, course.connection.as_ref());
+        shed
+    });
     let after = shed.and_then(|shed| shed.retry_after).unwrap_or_default();
     let mut answer: Response<OverloadBody<R>> =
         Rejection::new(after).close().answer(&Request::new(()));

@@ -3,6 +3,8 @@ use std::{
     time::Duration,
 };
 
+use tower_connection::Label;
+
 use crate::Criticality;
 
 /// Why a request is not served, and when to come back: what a [`Respond`](crate::Respond) answers with.
@@ -98,6 +100,14 @@ impl Reason {
             Self::Streams => "streams",
             Self::NotReady => "not_ready",
         }
+    }
+}
+
+impl Label for Reason {
+    const ALL: &'static [Self] = Self::ALL;
+
+    fn as_str(self) -> &'static str {
+        self.as_str()
     }
 }
 

@@ -53,6 +53,7 @@ impl<B: Body> Shedding<B> {
         let shed = shared.core.shed(reason, ticket, now);
         let answer = shared.respond.respond(&Head::of(&request), &shed);
         let connection = request.extensions().get::<ConnectionHandle>();
+        shared.core.tell(&shed, connection);
         if let Some(connection) = connection {
             if connection.note_refused(now) >= TIRED {
                 connection.close();

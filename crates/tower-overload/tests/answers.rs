@@ -54,6 +54,15 @@ async fn a_grpc_call_reads_unavailable_with_pushback() {
 
 // SHED-11
 #[tokio::test(start_paused = true)]
+async fn a_refusal_says_that_it_has_no_body() {
+    // hyper says so on HTTP/1 only.
+    let layer = InFlightLimitLayer::new(1);
+    let (service, _running) = full(&layer);
+    assert_eq!(answer(&service, get("/")).headers()["content-length"], "0");
+}
+
+// SHED-11
+#[tokio::test(start_paused = true)]
 async fn a_problem_document_is_a_choice() {
     let layer = InFlightLimitLayer::new(1).respond(Overloaded::default().problem_json());
     let (service, _running) = full(&layer);
@@ -65,8 +74,10 @@ async fn a_problem_document_is_a_choice() {
     );
     assert_eq!(refused.headers()["retry-after"], "1");
     let size = refused.body().size_hint().exact();
+    let length = refused.headers()["content-length"].clone();
     let body = refused.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(size, Some(body.len() as u64));
+    assert_eq!(length, body.len().to_string());
     assert!(body.starts_with(b"{\"type\":") && body.ends_with(b"\"status\":503}"));
 }
 

@@ -432,3 +432,17 @@ async fn a_law_that_panics_costs_nobody_a_slot() {
         0
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_off_counts_nothing_and_refuses_nobody() {
+    let layer = InFlightLimitLayer::off();
+    layer.handle().set_limit(1);
+    assert!(!layer.handle().is_limited() && layer.handle().course().is_empty());
+    let (service, handler) = limited(&layer);
+    let held = asked::<3>(&service);
+    assert_eq!(layer.handle().in_flight(), 0);
+    drop(held);
+    handler.end(1);
+    assert_eq!(answer(&service, get("/")).status(), 200);
+    assert_eq!(layer.handle().shed(), 0);
+}

@@ -7,11 +7,8 @@
 
 use std::time::Duration;
 
-use axum::{
-    Router,
-    extract::{Path, State},
-    routing::get,
-};
+use axum::extract::{Path, State};
+use axum::{Router, routing::get};
 use tower::ServiceBuilder;
 use tower_connection::AcceptGate;
 use tower_connection_axum::{Accepting, FromAcceptor, accept};
@@ -45,9 +42,8 @@ async fn main() -> std::io::Result<()> {
 
 async fn counts(State(limit): State<Limit>) -> String {
     let (open, evicted, rejected) = (limit.open(), limit.evicted(), limit.rejected());
-    let mut lines = vec![format!(
-        "{open} open, {evicted} made room, {rejected} rejected\n"
-    )];
+    let counts = format!("{open} open, {evicted} made room, {rejected} rejected\n");
+    let mut lines = vec![counts];
     for (client, connections) in limit.top_clients(3) {
         lines.push(format!("{client}: {connections}\n"));
     }

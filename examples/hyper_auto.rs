@@ -1,30 +1,28 @@
-//! Run with `cargo run --example hyper_auto`.
+//! Run with `cargo run --example hyper_auto`: hyper, HTTP/1 and HTTP/2 on one port, with settings of one's own.
 //!
-//! Then ask in both protocols: `curl http://127.0.0.1:3000/` and
-//! `curl --http2-prior-knowledge http://127.0.0.1:3000/`.
+//! Ask in both protocols: `curl http://127.0.0.1:3000/` and `curl --http2-prior-knowledge http://127.0.0.1:3000/`.
+//! `Preset::serve_hyper` does the same with hyper's defaults, in one line.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, io, process::ExitCode};
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
     server::conn::auto,
 };
-use tower::{ServiceBuilder, service_fn};
+use tokio::net::TcpListener;
+use tower::service_fn;
 use tower_connection::ConnectionHandle;
-use tower_connection_hyper::{Accept, serve};
-use tower_connection_limit::{AtCapacity, ConnectionLimitLayer};
+use tower_connection_hyper::serve;
+use tower_serve::{Incoming, Preset};
 
 #[tokio::main]
-async fn main() -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+async fn main() -> io::Result<ExitCode> {
+    let preset = Preset::direct();
+    let acceptor = preset.acceptor(service_fn(hello));
+    let listener = TcpListener::bind("127.0.0.1:3000").await?;
 
-    let acceptor = ServiceBuilder::new()
-        .layer(ConnectionLimitLayer::new(1024).at_capacity(AtCapacity::Wait))
-        .service(Accept::new(service_fn(hello)));
-
-    // Your own settings on hyper's builders; a timer, or hyper's timeouts do nothing.
+    // A timer, or hyper's own timeouts do nothing.
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).max_headers(50);
     builder
@@ -32,20 +30,21 @@ async fn main() -> std::io::Result<()> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(100);
 
-    serve(listener, acceptor)
-        .with_builder(builder)
-        .with_graceful_shutdown(async { tokio::signal::ctrl_c().await.unwrap_or(()) })
-        .await
+    let server = serve(listener, acceptor).with_builder(builder);
+    let report = preset.run(server).await?;
+    println!("{report}");
+    Ok(report.exit_code())
 }
 
 async fn hello(request: Request<Incoming>) -> Result<Response<String>, Infallible> {
     let connection = request.extensions().get::<ConnectionHandle>();
     Ok(Response::new(match connection {
         Some(connection) => format!(
-            "hello {}, this is request {} on connection {}\n",
+            "hello {}, this is request {} on connection {}, in {:?}\n",
             connection.peer(),
             connection.requests(),
             connection.id(),
+            request.version(),
         ),
         None => "hello\n".into(),
     }))

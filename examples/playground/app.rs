@@ -29,15 +29,19 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::{self, Instant};
-use tower_connection::{Guarded, Notice};
-use tower_connection_axum::Noticed;
-use tower_connection_limit::Limit;
-use tower_drain::Drain;
-use tower_overload::{Overload, Reason};
+use tower_serve::{
+    Watch,
+    axum::Noticed,
+    connection::{Guarded, Notice},
+    connection_limit::Limit,
+    drain::Drain,
+    overload::{Overload, Reason},
+};
 
 /// What the routes know of the server.
 #[derive(Clone)]
 pub(crate) struct Server {
+    pub(crate) watch: Watch,
     pub(crate) connections: Limit,
     pub(crate) drain: Drain,
     pub(crate) overload: Overload,
@@ -56,6 +60,7 @@ pub(crate) fn router(server: Server) -> Router {
         .route("/ws", any(ws)) // HTTP/1 asks with GET, HTTP/2 with CONNECT
         .route("/healthz", get(|| async { "ok\n" }))
         .route_service("/readyz", server.drain.readiness())
+        .route_service("/status", server.watch.status_page())
         .route("/metrics", get(metrics))
         .layer(middleware::from_fn_with_state(server.clone(), count))
         .with_state(server)

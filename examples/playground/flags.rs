@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use clap::{Parser, ValueEnum};
+use tower_serve::{MaxConnections, MaxInFlight, Settings, connection_limit};
 
 /// A server with every behaviour of this project as a flag.
 ///
@@ -54,7 +55,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "D", default_value = "30s", value_parser = duration)]
     pub(crate) body_read_timeout: Duration,
 
-    /// How long a client may take nothing of its response; 0 is for ever.
+    /// How long a client may take nothing of its response; 0 leaves it to the rate.
     #[arg(long, value_name = "D", default_value = "30s", value_parser = duration)]
     pub(crate) write_timeout: Duration,
 
@@ -100,12 +101,39 @@ pub(crate) enum AtCapacity {
     MakeRoom,
 }
 
-/// How many requests may be in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MaxInFlight {
-    Off,
-    Fixed(usize),
-    Adaptive,
+impl Flags {
+    pub(crate) fn settings(&self) -> Settings {
+        let mut settings = Settings::direct();
+        settings.max_connections = MaxConnections::Fixed(self.max_connections);
+        settings.at_capacity = self.at_capacity.policies().into();
+        settings.max_connections_per_client = self.max_connections_per_ip;
+        settings.max_in_flight = self.max_in_flight;
+        settings.max_wait = self.max_wait;
+        settings.keep_alive_timeout = self.keep_alive_timeout;
+        settings.max_requests_per_connection = self.max_requests_per_connection;
+        settings.max_connection_age = self.max_connection_age;
+        settings.header_read_timeout = self.header_read_timeout;
+        settings.body_read_timeout = self.body_read_timeout;
+        settings.untimed_bodies = vec!["/grpc.*".into()];
+        settings.write_timeout = self.write_timeout;
+        settings.min_write_rate = self.min_write_rate;
+        settings.drain_timeout = self.drain_timeout;
+        settings.lame_duck = self.lame_duck;
+        settings
+    }
+}
+
+impl AtCapacity {
+    fn policies(self) -> &'static [connection_limit::AtCapacity] {
+        use connection_limit::AtCapacity::{Close, MakeRoom, Reject, Wait};
+
+        match self {
+            Self::Reject => &[Reject, Wait],
+            Self::Wait => &[Wait],
+            Self::Close => &[Close, Wait],
+            Self::MakeRoom => &[MakeRoom, Reject, Wait],
+        }
+    }
 }
 
 fn max_in_flight(text: &str) -> Result<MaxInFlight, String> {

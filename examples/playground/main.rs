@@ -16,22 +16,24 @@ use clap::Parser;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tower::{Service, ServiceBuilder};
-use tower_connection::{Connection, ConnectionService, Head, Socket};
-use tower_connection_axum::{Accepting, FromAcceptor, accept};
-use tower_connection_hyper::serve;
-use tower_connection_limit::{AtCapacity, ConnectionLimitLayer};
-use tower_connection_rustls::TlsLayer;
-use tower_drain::{Drain, DrainService};
-use tower_keep_alive::{KeepAliveLayer, KeepAliveService};
-use tower_overload::{Adaptive, InFlightLimitLayer, Ticket};
-use tower_read_timeout::{ReadTimeoutLayer, ReadTimeoutService};
-use tower_write_timeout::WriteTimeoutLayer;
+use tower::{Layer, Service};
+use tower_serve::{
+    Preset,
+    axum::{Accepting, FromAcceptor},
+    connection::{Connection, ConnectionService, Socket},
+    connection_limit::ConnectionLimitLayer,
+    drain::DrainService,
+    hyper::serve,
+    keep_alive::KeepAliveService,
+    overload::InFlightLimit,
+    read_timeout::ReadTimeoutService,
+    rustls::TlsLayer,
+};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     app::{Requests, Server},
-    flags::{Flags, MaxInFlight, Stack},
+    flags::{Flags, Stack},
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -49,67 +51,40 @@ async fn main() -> Result<(), BoxError> {
         .with_writer(io::stderr)
         .init();
 
-    let limit = ConnectionLimitLayer::new(flags.max_connections)
-        .max_per_client(flags.max_connections_per_ip)
-        .at_capacity(policies(flags.at_capacity));
+    let preset = Preset::new(&flags.settings());
     let affordable = ConnectionLimitLayer::default().limit().max();
     if !(1..=affordable).contains(&flags.max_connections) {
         tracing::warn!(affordable, "more connections than this process should have");
     }
-    let drain = Drain::new(flags.drain_timeout).lame_duck(flags.lame_duck);
     let requests = Requests::default();
-    let overload = match flags.max_in_flight {
-        MaxInFlight::Off => InFlightLimitLayer::new(0),
-        MaxInFlight::Fixed(n) => InFlightLimitLayer::new(n),
-        MaxInFlight::Adaptive => InFlightLimitLayer::with_limit(Adaptive::new()),
-    }
-    .max_wait(flags.max_wait)
-    .classify(|head: &Head<'_>| match head.uri.path() {
-        "/healthz" | "/readyz" | "/metrics" => Ticket::exempt(),
-        _ => Ticket::default(),
-    });
     let app = app::router(Server {
-        connections: limit.limit(),
-        overload: overload.handle(),
-        drain: drain.clone(),
+        watch: preset.watch(),
+        connections: preset.connection_limit.limit(),
+        overload: preset.overload.handle(),
+        drain: preset.drain.clone(),
         requests: requests.clone(),
     });
     let app = match flags.stack {
         Stack::Tonic => app.merge(grpc().await),
         _ => app,
     };
-    let app = match flags.max_in_flight {
-        MaxInFlight::Off => app,
-        MaxInFlight::Fixed(_) | MaxInFlight::Adaptive => app.layer(overload),
-    };
 
-    drain.begin_on_signals()?;
+    preset.drain.begin_on_signals()?;
     let listener = listen(flags.listen)?;
     let scheme = if flags.tls { "https" } else { "http" };
     println!("listening on {scheme}://{}", listener.local_addr()?);
 
-    let layers = ServiceBuilder::new()
-        .layer(drain.layer())
-        .layer(limit)
-        .layer(
-            KeepAliveLayer::new(flags.keep_alive_timeout)
-                .max_requests(flags.max_requests_per_connection)
-                .max_age(flags.max_connection_age),
-        )
-        .layer(
-            ReadTimeoutLayer::new(flags.header_read_timeout)
-                .body(flags.body_read_timeout)
-                .body_unless(|head| head.uri.path().starts_with("/grpc.")),
-        )
-        .layer(WriteTimeoutLayer::new(flags.write_timeout).min_rate(flags.min_write_rate));
+    let drain = preset.drain.clone();
+    let app = preset.accept(app.with_state(()));
     let report = if flags.tls {
-        let acceptor = layers
-            .layer(TlsLayer::new(tls::config(flags.stack)?))
-            .service(accept(app));
-        drain.run(run(flags.stack, listener, acceptor)).await?
+        let preset = preset.inside(TlsLayer::new(tls::config(flags.stack)?));
+        drain
+            .run(run(flags.stack, listener, preset.layer(app)))
+            .await?
     } else {
-        let acceptor = layers.service(accept(app));
-        drain.run(run(flags.stack, listener, acceptor)).await?
+        drain
+            .run(run(flags.stack, listener, preset.layer(app)))
+            .await?
     };
     tracing::info!(requests = requests.total(), "answered");
     report.exit()
@@ -127,19 +102,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(u32::from(u16::MAX))
 }
 
-fn policies(flag: flags::AtCapacity) -> &'static [AtCapacity] {
-    match flag {
-        flags::AtCapacity::Reject => &[AtCapacity::Reject, AtCapacity::Wait],
-        flags::AtCapacity::Wait => &[AtCapacity::Wait],
-        flags::AtCapacity::Close => &[AtCapacity::Close, AtCapacity::Wait],
-        flags::AtCapacity::MakeRoom => {
-            &[AtCapacity::MakeRoom, AtCapacity::Reject, AtCapacity::Wait]
-        }
-    }
-}
-
 /// The service of each connection.
-type Served = DrainService<KeepAliveService<ReadTimeoutService<ConnectionService<Router>>>>;
+type Served =
+    DrainService<KeepAliveService<ReadTimeoutService<ConnectionService<InFlightLimit<Router>>>>>;
 
 /// Serves on one of the five stacks. The acceptor knows when to end.
 async fn run<A, I>(stack: Stack, listener: TcpListener, acceptor: A) -> io::Result<()>

@@ -39,4 +39,16 @@ mod documents {
 
     #[doc = include_str!("../../docs/drain.md")]
     struct Drain;
+
+    #[doc = include_str!("../../docs/ordering.md")]
+    struct Ordering;
+
+    #[doc = include_str!("../../docs/migrating.md")]
+    struct Migrating;
+
+    #[doc = include_str!("../../docs/operations.md")]
+    struct Operations;
+
+    #[doc = include_str!("../../crates/tower-serve/README.md")]
+    struct Serve;
 }

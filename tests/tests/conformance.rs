@@ -124,6 +124,7 @@ on_every_stack! {
     keep_alive::a_silent_client_is_left_to_others
     keep_alive::http1_clients_are_told_how_long
     keep_alive::http10_clients_keep_what_they_ask_to_keep
+    keep_alive::http10_clients_are_told_one_thing
     keep_alive::a_client_that_closes_is_told_nothing
     keep_alive::the_last_request_is_announced
     keep_alive::an_old_connection_is_closed_with_its_next_answer
@@ -132,6 +133,7 @@ on_every_stack! {
     keep_alive::an_upgrade_is_told_nothing
     keep_alive::idleness_of_http2_begins_with_its_opening
     keep_alive::who_must_not_be_kept_is_closed_after_one_answer
+    keep_alive::each_end_is_counted_once
     read_timeout::a_silent_client_is_closed_without_a_word
     read_timeout::a_client_that_is_silent_after_its_handshake_is_closed
     read_timeout::half_a_handshake_is_closed
@@ -152,6 +154,7 @@ on_every_stack! {
     read_timeout::a_body_that_outlives_its_response_is_under_way
     read_timeout::a_web_socket_may_be_silent
     read_timeout::zero_bounds_nothing
+    read_timeout::what_does_not_arrive_is_counted_once
     write_timeout::who_takes_nothing_is_given_up
     write_timeout::who_takes_too_little_is_given_up_after_its_grace
     write_timeout::who_takes_a_little_steadily_is_served
@@ -167,6 +170,7 @@ on_every_stack! {
     write_timeout::a_web_socket_must_be_read
     write_timeout::a_shutdown_waits_no_longer_than_that
     write_timeout::zero_waits_for_ever
+    write_timeout::who_is_given_up_is_counted_once
     drain::a_lame_duck_turns_nobody_away
     drain::http2_hears_of_a_lame_duck_at_once_and_is_served_on
     drain::a_goaway_never_names_more_than_the_one_before

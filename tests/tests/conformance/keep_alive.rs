@@ -9,7 +9,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tower_keep_alive::KeepAliveLayer;
+use tower_keep_alive::{KeepAliveLayer, Reason};
 use tower_read_timeout::ReadTimeoutLayer;
 
 use crate::raw::{self, GET, PREFACE, read, said};
@@ -370,6 +370,26 @@ pub(crate) async fn http10_clients_keep_what_they_ask_to_keep(stack: Stack) {
     drop(server);
 }
 
+/// hyper 1.12 adds `keep-alive` to whatever a response of version 1.1 says to a client of 1.0 that wants to keep its
+/// connection: the last answer said "close, keep-alive", and ab took the end for a failure.
+pub(crate) async fn http10_clients_are_told_one_thing(stack: Stack) {
+    // KEEP-4, KEEP-5
+    let layer = KeepAliveLayer::default().max_requests(2);
+    let Some((server, mut socket)) = http1(stack, layer).await else {
+        return;
+    };
+    for word in ["keep-alive", "close"] {
+        let get = b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n";
+        socket.write_all(get).await.expect("open");
+        let answer = read(&mut socket).await;
+        let lines = answer.lines();
+        let said = lines.filter_map(|line| line.strip_prefix("connection: "));
+        assert_eq!(said.collect::<Vec<_>>(), [word], "{answer}");
+    }
+    assert_eq!(read(&mut socket).await, "");
+    drop(server);
+}
+
 pub(crate) async fn a_client_that_closes_is_told_nothing(stack: Stack) {
     // KEEP-3
     let Some((server, mut socket)) = http1(stack, KeepAliveLayer::default()).await else {
@@ -518,6 +538,34 @@ pub(crate) async fn who_must_not_be_kept_is_closed_after_one_answer(stack: Stack
     assert_eq!(connection(&answer), (http1.then_some("close"), None));
     let ending = timeout(Duration::from_millis(10), wire.ended()).await;
     assert_eq!(ending.expect("it ends").goaway, !http1);
+}
+
+pub(crate) async fn each_end_is_counted_once(stack: Stack) {
+    // OBS-1
+    let keep_alive = KeepAliveLayer::default().max_requests(3);
+    let ends = keep_alive.ends();
+    let server = start(stack, keep_alive).await;
+    let (mut idle, mut leaves) = (server.connect().await, server.connect().await);
+    idle.get("/").await.expect("an answer");
+    leaves.get("/").await.expect("an answer");
+    drop(leaves);
+    let mut asks = server.connect().await;
+    for _ in 0..3 {
+        assert_eq!(ends.total(), 0);
+        asks.get("/").await.expect("an answer");
+    }
+    asks.ended().await;
+    assert_eq!((ends.of(Reason::Requests), ends.total()), (1, 1));
+    idle.ended().await;
+    assert_eq!((ends.of(Reason::Idle), ends.total()), (1, 2));
+
+    let keep_alive = KeepAliveLayer::new(Duration::ZERO).max_age(Duration::from_secs(100));
+    let ends = keep_alive.ends();
+    let server = start(stack, keep_alive).await;
+    let mut old = server.connect().await;
+    old.get("/").await.expect("an answer");
+    old.ended().await;
+    assert_eq!((ends.of(Reason::Age), ends.total()), (1, 1));
 }
 
 /// A bare socket, where that speaks HTTP/1.

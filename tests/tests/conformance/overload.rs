@@ -51,6 +51,7 @@ fn runs(mut wire: Wire, path: &'static str) -> tokio::task::JoinHandle<Option<An
 fn assert_shed(answer: &Answer) {
     assert_eq!(answer.status, 503);
     assert_eq!(answer.body, "");
+    assert_eq!(answer.header("content-length"), Some("0"));
     let after = answer.header("retry-after").expect("a time");
     assert!(after.parse::<u64>().expect("seconds") >= 1);
 }

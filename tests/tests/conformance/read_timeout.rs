@@ -7,7 +7,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tower_read_timeout::ReadTimeoutLayer;
+use tower_read_timeout::{ReadTimeoutLayer, Reason};
 
 use crate::raw::{self, GET, PREFACE, read, said};
 
@@ -419,4 +419,38 @@ pub(crate) async fn zero_bounds_nothing(stack: Stack) {
     let _silent = server.connect_silently();
     sleep(Duration::from_secs(9)).await;
     assert_eq!(server.limit().open(), 1);
+}
+
+pub(crate) async fn what_does_not_arrive_is_counted_once(stack: Stack) {
+    // OBS-1. (The servers here have tower's `TimeoutLayer` around TLS, too: with the same time that would be first.)
+    let layer = ReadTimeoutLayer::default().handshake(HEAD / 2);
+    let ends = layer.ends();
+    let server = start_with(stack, layer).await;
+    let _silent = server.connect_silently();
+    sleep(HEAD).await;
+    sleep(Duration::from_millis(1)).await;
+    let silent = if stack.is_tls() {
+        Reason::Handshake
+    } else {
+        Reason::FirstByte
+    };
+    assert_eq!((ends.of(silent), ends.total()), (1, 1));
+    if !is_bare(stack, Protocol::Http2) {
+        return;
+    }
+
+    // Half a body, twice on one connection; then half a head.
+    let mut socket = server.connect_silently();
+    socket.write_all(&PREFACE).await.expect("a new socket");
+    for stream in [1, 3] {
+        let post = raw::post(stream, "/echo");
+        socket.write_all(&post).await.expect("open");
+        sleep(BODY + Duration::from_millis(1)).await;
+        assert!(raw::answered(&said(&mut socket).await, stream));
+    }
+    assert_eq!((ends.of(Reason::Body), ends.total()), (2, 3));
+    let half = raw::frame(1, 1, 5, &raw::head(0x82, "/"));
+    socket.write_all(&half).await.expect("open");
+    sleep(HEAD + Duration::from_millis(1)).await;
+    assert_eq!((ends.of(Reason::Head), ends.total()), (1, 4));
 }

@@ -11,7 +11,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tower_write_timeout::WriteTimeoutLayer;
+use tower_write_timeout::{Reason, WriteTimeoutLayer};
 
 use crate::raw::{self, said};
 
@@ -181,6 +181,25 @@ pub(crate) async fn when_no_stream_is_taken_the_connection_ends(stack: Stack) {
     ];
     assert_given_up_at(&server, begun + TIMEOUT, TIMEOUT).await;
     assert!(wire.ended().await.ended);
+}
+
+pub(crate) async fn who_is_given_up_is_counted_once(stack: Stack) {
+    // OBS-1: each stream, or the connection.
+    let layer = WriteTimeoutLayer::default();
+    let ends = layer.ends();
+    let server = start_with(stack, layer).await;
+    let mut wire = server.connect().await;
+    let mut held = vec![hold(&mut wire, "/chunks/4000000").await];
+    if stack.protocol() == Protocol::Http2 {
+        for _ in 0..2 {
+            held.push(hold(&mut wire, "/chunks/4000000").await);
+        }
+    }
+    sleep(29_999 * MS).await;
+    assert_eq!(ends.total(), 0);
+    sleep(600 * S).await;
+    let held = held.len() as u64;
+    assert_eq!((ends.of(Reason::Stopped), ends.total()), (held, held));
 }
 
 pub(crate) async fn who_waits_for_another_stream_is_not_blamed(stack: Stack) {

@@ -1,4 +1,5 @@
-//! What the layers cost, against the bare stack: `cargo bench -p conformance --bench cost`.
+//! What the layers cost, against the bare stack: `cargo bench -p conformance --bench cost`, or of one stack with its name
+//! behind `--`.
 //!
 //! Instructions and allocations are counted by valgrind, so the figures do not depend on the machine's
 //! mood. The program runs itself under it, once with a number of requests (or connections) and once with
@@ -48,6 +49,7 @@ use tower_drain::Drain;
 use tower_keep_alive::KeepAliveLayer;
 use tower_overload::{Adaptive, InFlightLimitLayer};
 use tower_read_timeout::ReadTimeoutLayer;
+use tower_serve::{MaxConnections, Preset, Settings};
 use tower_write_timeout::WriteTimeoutLayer;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -62,8 +64,8 @@ const STACKS: [&str; 5] = [
 /// The stock server; the same with hyper's own timeout for heads (where it can be set, on HTTP/1); ours without a
 /// layer; with the timeouts for reads and idleness; with the one for writes; with the drain; with the limit; with it and
 /// without the handle in requests; with a limit on what is in flight. The cost of a layer is the difference to ours without
-/// one. The last two refuse each request: ours, and tower's (on axum with the `HandleErrorLayer` that it needs there).
-const VARIANTS: [&str; 11] = [
+/// one. Then all of them, as the preset stacks them. The last two refuse each request: ours, and tower's (on axum with the `HandleErrorLayer` that it needs there).
+const VARIANTS: [&str; 12] = [
     "bare",
     "timer",
     "no-layer",
@@ -73,6 +75,7 @@ const VARIANTS: [&str; 11] = [
     "limit",
     "no-handle",
     "in-flight",
+    "preset",
     "shed",
     "tower-shed",
 ];
@@ -97,7 +100,8 @@ fn main() -> io::Result<ExitCode> {
             idle_memory(stack, variant, idle.parse().expect("a number"))?;
             Ok(ExitCode::SUCCESS)
         }
-        [] => table(),
+        [] => table(&STACKS),
+        [stack] if STACKS.contains(&stack.as_str()) => table(&[stack]),
         other => {
             // `cargo test` asks every target for its tests.
             eprintln!("nothing to do for {other:?}");
@@ -106,7 +110,7 @@ fn main() -> io::Result<ExitCode> {
     }
 }
 
-fn table() -> io::Result<ExitCode> {
+fn table(stacks: &[&str]) -> io::Result<ExitCode> {
     if Command::new("valgrind").arg("--version").output().is_err() {
         eprintln!("valgrind counts the instructions; install it");
         return Ok(ExitCode::FAILURE);
@@ -115,7 +119,7 @@ fn table() -> io::Result<ExitCode> {
         "| stack | variant | instructions per request | ratio | allocations per request | instructions per connection | ratio | bytes per idle connection |"
     );
     println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
-    for stack in STACKS {
+    for &stack in stacks {
         let mut bare = (0.0, 0.0);
         for variant in VARIANTS {
             if variant == "timer" && !matches!(stack, "hyper-http1" | "hyper-auto") {
@@ -284,6 +288,9 @@ fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
         (true, "drain") => on_axum(listener, drain.layer(accept(router))),
         (true, "limit") => on_axum(listener, limit.layer(accept(router))),
         (true, "in-flight") => on_axum(listener, accept(router.layer(in_flight))),
+        (true, "preset") => {
+            on_axum(listener, preset().acceptor(router.with_state(())));
+        }
         (true, "shed") => on_axum(listener, accept(router.layer(full()))),
         (true, "tower-shed") => {
             let shed = ServiceBuilder::new()
@@ -311,6 +318,9 @@ fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
             let service = in_flight.layer(service_fn(hello::<Incoming>));
             on_hyper(stack, listener, Accept::new(service));
         }
+        (false, "preset") => {
+            on_hyper(stack, listener, preset().acceptor(service_fn(hello)));
+        }
         (false, "shed") => {
             let service = full().layer(service_fn(hello::<Incoming>));
             on_hyper(stack, listener, Accept::new(service));
@@ -327,6 +337,13 @@ fn spawn_server(stack: &str, variant: &str, listener: TcpListener) {
             on_hyper(stack, listener, limit.layer(accept));
         }
     }
+}
+
+/// All layers, with room for all clients.
+fn preset() -> Preset {
+    let mut settings = Settings::direct();
+    settings.max_connections = MaxConnections::Fixed(100_000);
+    Preset::new(&settings)
 }
 
 /// A limit of one, of which somebody has the slot.

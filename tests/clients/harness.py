@@ -1,4 +1,5 @@
 """The playground as a process, and clients that are not libraries."""
+import glob
 import os
 import random
 import resource
@@ -8,6 +9,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -292,3 +294,11 @@ def versions(playground):
 
 def run(*command):
     return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode()
+
+
+def packages():
+    """What pip has installed (requirements.txt), after Debian's own: `.ci/run` puts it there."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    found = glob.glob(cache + "/tower-connection-clients/lib/python3*/site-packages")
+    assert found, "requirements.txt is not installed; see the install step of .ci/run"
+    sys.path.extend(path for path in found if path not in sys.path)

@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 import time
 
-import run
 from harness import SPEAK_H1, STACKS, Ending, Playground, free_ports, until
 
 SECONDS = int(os.environ.get("CLIENTS_ROLLING", 12))
@@ -180,4 +179,5 @@ def ended_with(command, **options):
 CASES = [(rolling_behind_haproxy, STACKS), (rolling_behind_nginx, SPEAK_H1)]
 
 if __name__ == "__main__":
+    import run
     run.main(CASES)

@@ -2,12 +2,14 @@
 """Real clients against the playground, on every stack: run.py [PLAYGROUND] [--stack S] [--case NAME]
 
 Each case is a function whose docstring is the promise. It asserts on bytes, exit codes, descriptors
-(/proc/PID/fd) and the server's own counts. Needs curl, wrk, h2load, slowhttptest, ss, and Debian's python3-h2. The
-environment variable CLIENTS_CONNECTIONS sets how many clients come where many do (default 2000), and
-CLIENTS_ROUNDS how often a rush is repeated (default 3), CLIENTS_DRAINS how often a drain is (default 5).
+(/proc/PID/fd) and the server's own counts. Needs what the install step of `.ci/run` installs. With --table FILE, what
+was shown on which stack is written into FILE, between two marks (table.py). The environment variable
+CLIENTS_CONNECTIONS sets how many clients come where many do (default 2000), and CLIENTS_ROUNDS how often a rush is
+repeated (default 3), CLIENTS_DRAINS how often a drain is (default 5).
 """
 import argparse
 import os
+import re
 import signal
 import socket
 import struct
@@ -18,10 +20,16 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
+import browser
 import drain
 import harness
 import overload
+import pools
+import proxies
+import rolling
+import table
 import timeouts
+import varnish
 import writes
 from harness import (
     CONNECTIONS, GET, H2, PREFACE, RESERVE, ROUNDS, SPEAK_H1, SPEAK_H2, STACKS, WS, Playground, bytes_of, ended,
@@ -246,7 +254,10 @@ def closing_at_the_limit(stack):
     with Playground(stack, "--max-connections", "1", "--at-capacity", "close") as server:
         holder = server.silent()
         time.sleep(0.05)
-        assert ended(server.silent(), 1) == "RST"
+        try:
+            assert ended(server.silent(), 1) == "RST"
+        except ConnectionResetError:
+            pass  # before this process knew that it was connected
         holder.close()
         until("the permit did not come back", lambda: server.curl("/") == b"ok\n")
 
@@ -389,7 +400,21 @@ CASES = [
     (rejected_clients_that_stay, STACKS), (a_tight_reconnect_loop, STACKS),
     *timeouts.CASES, *writes.CASES, *drain.CASES, *overload.CASES, (signals_end_it, STACKS),
     (a_wrong_value_is_refused, ["axum"]), (out_of_descriptors, STACKS),
+    *varnish.CASES, *pools.CASES, *browser.CASES, *proxies.CASES, *rolling.CASES,
 ]
+
+# They wait for most of their time, and measure nothing that a busy machine would spoil.
+PATIENT = {
+    "a_slow_handler_is_not_the_clients_fault", "a_stalled_stream_ends_alone", "a_stopped_process_blames_nobody",
+    "a_stopped_server_blames_no_reader", "a_web_socket_must_be_read",
+    "an_idle_connection_is_closed_in_time", "reuse_below_the_timeout",
+    "the_tail_is_waited_for_and_no_longer", "who_is_refused_for_long_is_told_to_go",
+    "who_obeys_loses_nothing", "who_reads_steadily_is_never_cut", "who_takes_nothing_is_given_up",
+    "work_is_not_idleness",
+}
+
+# What does not hold yet, and why. Such a case must fail: one that holds is to be taken out of here.
+KNOWN = {}
 
 
 def main(cases):
@@ -397,23 +422,51 @@ def main(cases):
     parser.add_argument("playground", nargs="?", default=harness.BINARY)
     parser.add_argument("--stack", choices=STACKS)
     parser.add_argument("--case")
+    parser.add_argument("--table", metavar="FILE")
     asked = parser.parse_args()
+    if asked.table and (asked.stack or asked.case):
+        parser.error("a table is of everything")
     harness.BINARY = asked.playground
-    passed = failed = 0
+    results, began = {}, time.monotonic()
     for case, stacks in cases:
-        for stack in stacks:
-            if asked.stack not in (None, stack) or asked.case not in (None, case.__name__):
-                continue
+        chosen = [stack for stack in stacks if asked.stack in (None, stack)]
+        if asked.case not in (None, case.__name__):
+            continue
+        if case.__name__ in PATIENT and len(chosen) > 1:
+            results.update(((case.__name__, stack), result) for stack, result in side_by_side(case, chosen))
+            continue
+        for stack in chosen:
             start = time.monotonic()
-            try:
-                case(stack)
-                passed += 1
-                print(f"ok {case.__name__} {stack} ({time.monotonic() - start:.1f}s)", flush=True)
-            except Exception:
-                failed += 1
-                print(f"FAILED {case.__name__} {stack}\n{traceback.format_exc()}", flush=True)
-    print(f"{passed} passed, {failed} failed")
-    sys.exit(failed > 0)
+            result, told = outcome(case, stack)
+            results[case.__name__, stack] = result
+            print(f"{result} {case.__name__} {stack} ({time.monotonic() - start:.1f}s)\n{told}".rstrip(), flush=True)
+    counted = [list(results.values()).count(result) for result in ("ok", "FAILED", "known")]
+    print("{} passed, {} failed, {} known to fail, in {:.0f} s".format(*counted, time.monotonic() - began))
+    if asked.table:
+        table.write(asked.table, cases, results, KNOWN)
+    sys.exit("FAILED" in results.values())
+
+
+def side_by_side(case, stacks):
+    """A case on all its stacks at the same time, each in a process of its own."""
+    command = [sys.executable, __file__, harness.BINARY, "--case", case.__name__, "--stack"]
+    running = {stack: subprocess.Popen([*command, stack], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+               for stack in stacks}
+    for stack, process in running.items():
+        told, _ = process.communicate()
+        print(told[:told.rstrip().rfind("\n") + 1], end="", flush=True)  # without its sum
+        result = re.search(rf"^(ok|known|FAILED) {case.__name__} ", told, re.MULTILINE)
+        yield stack, result[1] if result else "FAILED"
+
+
+def outcome(case, stack):
+    """What became of it, and what there is to say of that."""
+    known = KNOWN.get(case.__name__)
+    try:
+        case(stack)
+    except Exception:
+        return ("known", f"   {known}") if known else ("FAILED", traceback.format_exc())
+    return ("FAILED", "   it holds: take it out of KNOWN") if known else ("ok", "")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import httpx
 import urllib3
 
 ORDER = b"an order"
+PATIENCE = 5  # seconds that httpx waits for an answer, as it does by default
 
 
 # --- the same three calls of each
@@ -37,9 +38,10 @@ async def httpx_http2(server, size=100, expiry=None):
 @contextlib.asynccontextmanager
 async def httpx_client(server, http2, size, expiry):
     """Its HTTP/2 knows without TLS as well: that is what `http1=False` says."""
+    timeout = httpx.Timeout(20, read=PATIENCE)
     limits = httpx.Limits(max_connections=size, max_keepalive_connections=size, keepalive_expiry=expiry)
     async with httpx.AsyncClient(
-            verify=False, http1=not http2, http2=http2, limits=limits, timeout=20, trust_env=False) as client:
+            verify=False, http1=not http2, http2=http2, limits=limits, timeout=timeout, trust_env=False) as client:
         async def ask(path, order=None):
             async with client.stream("POST" if order else "GET", server.url + path, content=order) as answer:
                 assert answer.http_version == ("HTTP/2" if http2 else "HTTP/1.1"), answer.http_version
@@ -77,7 +79,7 @@ def each_pool(stack, work, but=()):
 
 
 # What an application sees of a connection that ended before a byte of the answer, or could not be made.
-LOST = (httpx.RemoteProtocolError, httpx.LocalProtocolError, httpx.ReadError, httpx.WriteError,
+LOST = (httpx.RemoteProtocolError, httpx.LocalProtocolError, httpx.ReadError, httpx.WriteError, httpx.ReadTimeout,
         aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 REFUSED = (httpx.ConnectError, aiohttp.ClientConnectorError)
 
@@ -199,7 +201,10 @@ def a_drain_in_the_middle_of_load(stack):
         with Playground(stack, tls=pool is httpx_http2, logged=True) as server:
             fates, ending = asyncio.run(client(server))
             code, took = ending.over()
-            assert code == 0 and took < 3, (code, took, server.log())
+            # httpx knows of no GOAWAY that it reads together with the PING behind it (h2 4.4.1 raises at the PING, and
+            # httpcore 1.0.9 loses both): it neither sends the rest of its orders nor resets them, and waits.
+            bound = 3 + PATIENCE * (pool is httpx_http2)
+            assert code == 0 and took < bound, (code, took, server.log())
             begun = int(re.search(r"answered requests=(\d+)", server.log())[1])
         answered = fates.count(200)
         lost = [fate for fate in fates if fate not in (200, "refused")]

@@ -9,7 +9,7 @@ use tower_connection::Label;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
-    /// It did not begin with a header, or with a malformed one, or ended in it.
+    /// It did not begin with a header, or with a malformed one.
     Header,
     /// Its peer [may not](crate::ProxyProtocolLayer::only_from) send one.
     Untrusted,

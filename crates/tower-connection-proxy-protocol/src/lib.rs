@@ -73,6 +73,7 @@
 //! | a Unix socket | those in it; an unnamed or abstract one has no path |
 //! | `LOCAL` (health checks of the balancer), `UNKNOWN`, unspecified, datagrams | the connection's own |
 //! | none, a malformed one, a line of more than 107 bytes, more than 4,096 bytes | none: the connection is reset |
+//! | one that is not whole when the connection ends | none: it is closed, and counted nowhere |
 //!
 //! The specification's longest header without extensions (TLVs) has 232 bytes. Extensions are skipped as they come,
 //! and not stored.
@@ -90,6 +91,8 @@
 //!   AWS endpoint. Nor does it verify a checksum (CRC32C), which TCP has already.
 //! - It does not know if a balancer sends the requests of several clients over one connection. One that speaks HTTP
 //!   must not use this protocol then (section 2), but `Forwarded`.
+//! - Layers outside know the client once the connection is made. A full limit, and a TLS handshake that does not go on, are
+//!   told of the balancer.
 //! - After an upgrade, the accepted socket that [`BoxIo::into_innermost`](tower_connection::BoxIo::into_innermost)
 //!   finds is the balancer's again. The handle still knows the client.
 
@@ -234,8 +237,8 @@ impl ProxyProtocolLayer {
         self
     }
 
-    /// How many connections were reset, by reason. One that ends before its first byte is in no count: balancers look
-    /// in that way whether a port is open.
+    /// How many connections were reset, by reason. One that ends before its header does is in no count: balancers look
+    /// in that way whether a port is open, and a layer outside may have ended it (a drain, say).
     ///
     /// ```
     /// # use tower_connection_proxy_protocol::{ProxyProtocolLayer, Reason};
@@ -408,7 +411,7 @@ where
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ProxyProtocolError {
-    /// No header came, or a malformed one, or the socket failed; it was reset.
+    /// No header came, or a malformed one, and it was reset; or it ended or failed before the header was whole.
     Header(std::io::Error),
     /// The peer is not one of [those who may](ProxyProtocolLayer::only_from); it was reset.
     Untrusted(Address),

@@ -33,20 +33,11 @@ impl<Io: Socket> Reading<Io> {
         }
     }
 
-    /// Reads the header and nothing of what follows it. A socket without one is reset.
+    /// Reads the header and nothing of what follows it. A socket on which something else comes is reset.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<ProxyProtocolIo<Io>>> {
         let read = ready!(self.poll_header(cx));
         let io = self.io.take().expect("polled after completion");
-        Poll::Ready(match read {
-            Ok(addresses) => Ok(ProxyProtocolIo::new(io, addresses)),
-            Err(error) => {
-                if self.filled > 0 {
-                    self.resets.note(&io.peer(), Reason::Header, Some(&error));
-                }
-                let _ = io.reset_on_close();
-                Err(error)
-            }
-        })
+        Poll::Ready(read.map(|addresses| ProxyProtocolIo::new(io, addresses)))
     }
 
     fn poll_header(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Addresses>>> {
@@ -56,8 +47,12 @@ impl<Io: Socket> Reading<Io> {
                 Header::Begun { missing } => {
                     let room = &mut self.bytes[self.filled..][..*missing];
                     self.filled += ready!(poll_read(io, cx, room))?;
-                    self.header = parse(&self.bytes[..self.filled])
-                        .map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?;
+                    self.header = parse(&self.bytes[..self.filled]).map_err(|what| {
+                        let error = io::Error::new(io::ErrorKind::InvalidData, what);
+                        self.resets.note(&io.peer(), Reason::Header, Some(&error));
+                        let _ = io.reset_on_close();
+                        error
+                    })?;
                 }
                 Header::Said { addresses, rest: 0 } => return Poll::Ready(Ok(addresses.take())),
                 Header::Said { rest, .. } => {
@@ -78,6 +73,7 @@ fn poll_read(
     let mut buf = ReadBuf::new(room);
     ready!(Pin::new(io).poll_read(cx, &mut buf))?;
     Poll::Ready(match buf.filled().len() {
+        // Nothing to reset or count: the client has left, or a layer outside (a drain, a limit) ends the connection.
         0 => Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
             "the stream ended before the header did",

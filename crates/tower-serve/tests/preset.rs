@@ -152,6 +152,22 @@ async fn a_client_has_so_many_connections_through_the_balancer() {
     assert_eq!(answers, ["200", "503", "200"]);
 }
 
+// Whom the server ends in the middle of a header was counted and told as a client that sends none.
+#[tokio::test(start_paused = true)]
+async fn who_is_ended_in_the_middle_of_a_header_is_not_to_blame() {
+    let preset = Preset::behind_balancer(ProxyProtocol::Required);
+    let mut client = connect(&preset).await;
+    client
+        .write_all(b"PROXY TCP4 203.0.113.7 ")
+        .await
+        .expect("a server");
+    preset.drain.begin();
+    let report = preset.drain.finished().await;
+    assert!(report.is_complete());
+    assert_eq!(ends_after(&mut client).await, Some(Duration::ZERO));
+    assert_eq!(preset.proxy_protocol.ends().total(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn load_is_not_shed_until_it_is_asked_for() {
     let preset = Preset::direct();

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     fmt::Write,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -14,10 +15,10 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     extract::{
-        Path, Request, State, WebSocketUpgrade,
+        ConnectInfo, Path, Request, State, WebSocketUpgrade,
         ws::{CloseFrame, Message, WebSocket, close_code},
     },
     http::{StatusCode, header::CONTENT_TYPE},
@@ -32,7 +33,7 @@ use tokio::time::{self, Instant};
 use tower_serve::{
     Watch,
     axum::Noticed,
-    connection::{Guarded, Notice},
+    connection::{ConnectionHandle, Guarded, Notice},
     connection_limit::Limit,
     drain::Drain,
     overload::{Overload, Reason},
@@ -58,6 +59,7 @@ pub(crate) fn router(server: Server) -> Router {
         .route("/cpu/{us}", get(cpu))
         .route("/panic", get(panic))
         .route("/ws", any(ws)) // HTTP/1 asks with GET, HTTP/2 with CONNECT
+        .route("/peer", get(peer))
         .route("/healthz", get(|| async { "ok\n" }))
         .route_service("/readyz", server.drain.readiness())
         .route_service("/status", server.watch.status_page())
@@ -142,6 +144,18 @@ async fn echo_messages(mut socket: WebSocket, notice: Notice) {
             }
         }
     }
+}
+
+/// Who the client is: as the connection's handle says and, under axum, as `ConnectInfo` does.
+async fn peer(
+    Extension(connection): Extension<ConnectionHandle>,
+    info: Option<Extension<ConnectInfo<SocketAddr>>>,
+) -> String {
+    let mut text = format!("{}\n", connection.peer());
+    if let Some(Extension(ConnectInfo(client))) = info {
+        writeln!(text, "{client}").expect("a string takes it");
+    }
+    text
 }
 
 async fn metrics(State(server): State<Server>) -> Response {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use clap::{Parser, ValueEnum};
-use tower_serve::{MaxConnections, MaxInFlight, Settings, connection_limit};
+use tower_serve::{MaxConnections, MaxInFlight, ProxyProtocol, Settings, connection_limit};
 
 /// A server with every behaviour of this project as a flag.
 ///
@@ -22,6 +22,10 @@ pub(crate) struct Flags {
     /// TLS with a certificate made at start.
     #[arg(long)]
     pub(crate) tls: bool,
+
+    /// Each connection begins with a header of the PROXY protocol, which names the client, or is reset.
+    #[arg(long)]
+    pub(crate) proxy_protocol: bool,
 
     /// How many connections may be open; 0 is no limit.
     #[arg(long, default_value_t = 1024)]
@@ -47,7 +51,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "D", default_value = "0", value_parser = duration)]
     pub(crate) max_connection_age: Duration,
 
-    /// How long a TLS handshake, a first byte, a head or HTTP/2's opening may take; 0 is for ever.
+    /// How long a PROXY header and a TLS handshake, a first byte, a head or HTTP/2's opening may take; 0 is for ever.
     #[arg(long, value_name = "D", default_value = "10s", value_parser = duration)]
     pub(crate) header_read_timeout: Duration,
 
@@ -119,6 +123,9 @@ impl Flags {
         settings.min_write_rate = self.min_write_rate;
         settings.drain_timeout = self.drain_timeout;
         settings.lame_duck = self.lame_duck;
+        if self.proxy_protocol {
+            settings.proxy_protocol = ProxyProtocol::Required;
+        }
         settings
     }
 }

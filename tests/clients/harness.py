@@ -37,6 +37,7 @@ class Playground:
         self.tls, self.stack = tls, stack
         self.stderr = tempfile.TemporaryFile() if logged else subprocess.DEVNULL
         limit = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))) if nofile else None
+        self.header = ["--haproxy-protocol"] if "--proxy-protocol" in flags else []
         command = [BINARY, "--stack", stack, *flags] + (["--tls"] if tls else [])
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.stderr, preexec_fn=limit,
                                         env={**os.environ, "NO_COLOR": "1", "RUST_BACKTRACE": "0"})
@@ -77,7 +78,7 @@ class Playground:
     def curl(self, path, *flags):
         prior = "--http2" if self.tls else "--http2-prior-knowledge"
         version = [prior] if self.stack == "hyper-http2" and "--http1.1" not in flags else []
-        command = ["curl", "-sSk", "-m", "10", *version, *flags, self.url + path]
+        command = ["curl", "-sSk", "-m", "10", *self.header, *version, *flags, self.url + path]
         return subprocess.run(command, capture_output=True, check=True).stdout
 
     def counts(self):

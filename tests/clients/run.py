@@ -20,6 +20,7 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
+import balancer
 import browser
 import drain
 import harness
@@ -401,6 +402,7 @@ CASES = [
     *timeouts.CASES, *writes.CASES, *drain.CASES, *overload.CASES, (signals_end_it, STACKS),
     (a_wrong_value_is_refused, ["axum"]), (out_of_descriptors, STACKS),
     *varnish.CASES, *pools.CASES, *browser.CASES, *proxies.CASES, *rolling.CASES,
+    *balancer.CASES,
 ]
 
 # They wait for most of their time, and measure nothing that a busy machine would spoil.

@@ -31,6 +31,8 @@ NAMED = [
         "the_status_is_read_by_a_person"]),
     ("HAProxy", "its pool around the timeout, its reload, rolling restarts", [
         "reuse_behind_haproxy", "a_reload_of_haproxy", "rolling_behind_haproxy"]),
+    ("HAProxy, curl", "the PROXY protocol: who the client is, its limit, the checks", [
+        "the_client_is_known_behind_haproxy", "haproxy_is_not_the_client"]),
     ("nginx", "its cache around the timeout, its reload, rolling restarts", [
         "reuse_behind_nginx", "a_reload_of_nginx", "rolling_behind_nginx"]),
     ("python's h2", "gRPC beside plain routes, and refused", [
@@ -47,6 +49,7 @@ BY_ID = {
     "WRITE": (OWN, "write timeouts"),
     "DRAIN": (OWN, "a drain"),
     "SHED": (OWN, "overload"),
+    "PROXY": (OWN, "the PROXY protocol"),
     None: (OWN, "a WebSocket, signals, wrong flags"),
 }
 

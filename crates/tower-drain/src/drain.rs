@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::runtime;
-use tower_connection::FOREVER;
+use tower_connection::{Closed, FOREVER};
 use tracing::warn;
 
 use crate::{
@@ -291,7 +291,8 @@ impl Drain {
     /// Runs a server to the end of the drain: the last line of a `main`.
     ///
     /// It does not wait for the server longer than for the drain, so a handler that cannot be stopped does not keep
-    /// it. A server that ends before it was asked to begins the drain, of what is still open.
+    /// it. A server that ends before it was asked to begins the drain, of what is still open. That it may accept no more
+    /// ([`Closed`]) is no error: so a loop of your own may end with it, and what it has accepted is waited for.
     ///
     /// # Errors
     ///
@@ -308,7 +309,10 @@ impl Drain {
             let mut server = pin!(server.into_future());
             tokio::select! {
                 biased;
-                ended = &mut server => ended?,
+                ended = &mut server => match ended {
+                    Err(error) if !error.get_ref().is_some_and(|cause| Closed::caused(cause)) => return Err(error),
+                    _ => {}
+                },
                 report = self.finished() => return Ok(report),
             }
         }

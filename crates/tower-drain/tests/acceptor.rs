@@ -2,15 +2,16 @@
 
 use std::{
     convert::Infallible,
+    future::{pending, ready},
     task::{Context, Poll},
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use tokio::io::DuplexStream;
 use tokio_test::task;
 use tower::{Layer, Service, service_fn};
-use tower_connection::{Accept, AcceptGate, Closed};
+use tower_connection::{Accept, AcceptError, AcceptExt, AcceptGate, Closed};
 use tower_drain::{Drain, Phase};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -284,6 +285,37 @@ async fn a_server_that_ends_by_itself_begins_the_drain() {
     let report = drain.run(async { Ok(()) }).await;
     // Nobody accepts any more: there is nothing to be a lame duck for.
     assert_eq!(report.expect("no error").took, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_that_ends_as_it_may_accept_no_more_has_not_failed() {
+    // DRAIN-2: what it has accepted is waited for.
+    let drain = Drain::new(Duration::from_secs(5));
+    let mut acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
+    let (_client, server) = tokio::io::duplex(64);
+    let accepted = acceptor.accept(ready(Ok((server, ())))).await;
+    let connection = accepted.expect("it is ready").await.expect("it accepts");
+    let request = connection.handle().begin(Version::HTTP_11);
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        drop((request, connection));
+    });
+    drain.begin_on(tokio::time::sleep(Duration::from_secs(1)));
+    let nobody = pending::<std::io::Result<(DuplexStream, ())>>();
+    let accept = async {
+        let accepted = acceptor.accept(nobody).await;
+        accepted.map(drop).map_err(|error| match error {
+            AcceptError::Listener(error) => error,
+            AcceptError::Acceptor(error) => std::io::Error::other(error),
+            _ => unreachable!(),
+        })
+    };
+    let report = drain.run(accept).await.expect("no error");
+    assert!(report.is_complete());
+    assert_eq!(report.took, Duration::from_secs(2));
+
+    let broken = drain.run(async { Err(std::io::ErrorKind::NotFound.into()) });
+    assert!(broken.await.is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -121,9 +121,16 @@ impl Deadline {
         } else if (self.waker.as_ref()).is_some_and(|waker| waker.will_wake(cx.waker())) {
             return Poll::Pending;
         }
-        let mut looked = tokio::task::coop::has_budget_remaining();
-        while timer.as_mut().poll(cx).is_ready() {
-            if timer.deadline() >= at {
+        let mut looked;
+        loop {
+            looked = tokio::task::coop::has_budget_remaining();
+            let fired = timer.as_mut().poll(cx).is_ready();
+            // With the task's budget spent, tokio may not have looked at the timer (1.54, `time/sleep.rs`). Who is asked
+            // with nothing left each time, as something always comes, would never end.
+            if !fired && (looked || Instant::now() < at) {
+                break;
+            }
+            if !fired || timer.deadline() >= at {
                 let now = Instant::now();
                 if at != asked || now < asked + LATE {
                     return Poll::Ready(());
@@ -132,9 +139,7 @@ impl Deadline {
                 self.put_off = Some((asked, at));
             }
             timer.as_mut().reset(at);
-            looked = tokio::task::coop::has_budget_remaining();
         }
-        // With the task's budget spent, tokio may not have looked at the timer (1.54, `time/sleep.rs`).
         self.waker = looked.then(|| cx.waker().clone());
         Poll::Pending
     }

@@ -321,6 +321,7 @@ fn router(handlers: Handlers) -> Router {
         .route("/endless", get(endless))
         .route("/echo", post(echo))
         .route("/late-echo/{ms}", post(late_echo))
+        .route("/grpc-echo", post(grpc_echo))
         .route("/slow-ignore", post(slow_ignore))
         .route("/swallow", post(swallow))
         .route("/ignore", post(|| async { "ignored" }))
@@ -377,6 +378,17 @@ async fn echo(body: Bytes) -> Bytes {
 async fn late_echo(Path(ms): Path<u64>, request: Request) -> Body {
     tokio::time::sleep(Duration::from_millis(ms)).await;
     request.into_body()
+}
+
+/// Answers with the first piece of the body, as a gRPC call of both sides, and goes on with the others.
+async fn grpc_echo(request: Request) -> impl axum::response::IntoResponse {
+    let mut body = request.into_body().into_data_stream();
+    let first = body.next().await;
+    let grpc = [("content-type", "application/grpc")];
+    (
+        grpc,
+        Body::from_stream(futures_util::stream::iter(first).chain(body)),
+    )
 }
 
 async fn slow_ignore(request: Request) {

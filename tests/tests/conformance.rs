@@ -149,6 +149,7 @@ on_every_stack! {
     read_timeout::a_stream_whose_body_stops_ends_and_no_other
     read_timeout::a_handler_that_does_not_read_is_not_the_clients_fault
     read_timeout::who_is_exempt_may_be_silent
+    read_timeout::the_client_of_a_grpc_call_that_is_answered_may_be_silent
     read_timeout::the_rest_of_a_body_is_no_head
     read_timeout::a_close_does_not_cut_a_body_that_outlives_its_response
     read_timeout::a_body_that_outlives_its_response_is_under_way

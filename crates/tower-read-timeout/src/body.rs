@@ -24,6 +24,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 #[derive(Debug)]
 pub(crate) struct Late {
     over: AtomicBool,
+    excused: AtomicBool,
     handle: ConnectionHandle,
     version: Version,
 }
@@ -32,6 +33,7 @@ impl Late {
     pub(crate) fn new(handle: ConnectionHandle, version: Version) -> Self {
         Self {
             over: AtomicBool::new(false),
+            excused: AtomicBool::new(false),
             handle,
             version,
         }
@@ -44,6 +46,11 @@ impl Late {
 
     pub(crate) fn version(&self) -> Version {
         self.version
+    }
+
+    /// From now on the client may be silent.
+    pub(crate) fn excuse(&self) {
+        self.excused.store(true, Ordering::Relaxed);
     }
 
     fn set(&self) {
@@ -97,6 +104,11 @@ impl Clock {
 
     /// Nothing has come. Ready when it is too late.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.late.excused.load(Ordering::Relaxed) {
+            self.waiting = None;
+            self.deadline.clear();
+            return Poll::Pending;
+        }
         if self.waiting.is_none() {
             let now = Instant::now();
             self.waiting = Some(now);

@@ -149,8 +149,10 @@ impl ReadTimeoutLayer {
 
     /// Does not bound the bodies of requests for which this is true. Default is to bound all.
     ///
-    /// For calls on which both sides may be silent: gRPC streams above all. Decide by what only such calls have,
-    /// a path rather than a header, as whoever is exempt may be as slow as it likes.
+    /// For calls whose client may be silent for longer than a body may, whatever the service sends meanwhile: a gRPC stream
+    /// of the client's messages, say, which is answered after the last. (One that is answered before is exempt from then
+    /// on: a chat, a watch.) Decide by what only such calls have, a path rather than a header, as whoever is exempt may be
+    /// as slow as it likes.
     ///
     /// ```
     /// # use std::time::Duration;

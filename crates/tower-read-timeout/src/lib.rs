@@ -67,8 +67,9 @@
 //!
 //! The time of a body is the time for which the service was *waiting* for it. A handler that does not read, or
 //! works between two reads, uses up none of it, and neither does a process that was stopped: what has arrived
-//! meanwhile is read first. Upgraded connections are not timed. Calls on which both sides may be silent (gRPC
-//! streams) are exempt if [you say so](ReadTimeoutLayer::body_unless).
+//! meanwhile is read first. Upgraded connections are not timed, nor is a gRPC call once its response has begun: the
+//! service says so, by its `content-type`. Others whose client may be silent, whatever the service sends meanwhile, are
+//! exempt if [you say so](ReadTimeoutLayer::body_unless).
 //!
 //! # Beside hyper's own timeout
 //!

@@ -5,7 +5,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, header::CONNECTION};
+use http::{
+    HeaderValue, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_TYPE},
+};
 use http_body::Body;
 use tower_connection::{BodyClock, ConnectionHandle, Rejectable};
 use tower_service::Service;
@@ -90,8 +93,19 @@ where
         if let Some(late) = me.late.take_if(|late| late.is_late()) {
             return Poll::Ready(Ok(request_timeout(late.version())));
         }
-        Poll::Ready(Ok(ready!(response)?.map(Rejectable::served)))
+        let response = ready!(response)?;
+        if let Some(late) = me.late.take_if(|_| is_grpc(&response)) {
+            late.excuse();
+        }
+        Poll::Ready(Ok(response.map(Rejectable::served)))
     }
+}
+
+/// Whether the service takes messages as they come, like those of an upgraded connection. A call whose messages it waits
+/// for is answered after the last of them.
+fn is_grpc<R>(response: &Response<R>) -> bool {
+    let content_type = response.headers().get(CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// RFC 9110, section 15.5.9.

@@ -326,6 +326,31 @@ pub(crate) async fn who_is_exempt_may_be_silent(stack: Stack) {
     assert!(read(&mut socket).await.ends_with("\r\n\r\nok"));
 }
 
+pub(crate) async fn the_client_of_a_grpc_call_that_is_answered_may_be_silent(stack: Stack) {
+    // READ-7: before that it may not. `/grpc-echo` answers as soon as it has the first message.
+    let Some((_server, mut socket)) = bare(stack, Protocol::Http2).await else {
+        return;
+    };
+    socket.write_all(&PREFACE).await.expect("a new socket");
+    for stream in [1, 3] {
+        let post = raw::post(stream, "/grpc-echo");
+        socket.write_all(&post).await.expect("open");
+    }
+    sleep(JUST_BELOW_BODY).await;
+    let word = |stream| raw::frame(0, 0, stream, b"ok");
+    socket.write_all(&word(1)).await.expect("open");
+    sleep(Duration::from_millis(20)).await;
+    let told = said(&mut socket).await;
+    assert!(raw::answered(&told, 1));
+    assert_eq!(raw::resets(&told), [3]);
+    for _ in 0..3 {
+        sleep(Duration::from_secs(600)).await;
+        socket.write_all(&word(1)).await.expect("open");
+        let told = said(&mut socket).await;
+        assert!(told.ends_with(b"ok") && !raw::has(&told, raw::RST_STREAM));
+    }
+}
+
 pub(crate) async fn the_rest_of_a_body_is_no_head(stack: Stack) {
     // READ-3: the service answers without a look at it.
     let Some((_server, mut socket)) = bare(stack, Protocol::Http1).await else {

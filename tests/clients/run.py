@@ -376,6 +376,34 @@ def a_wrong_value_is_refused(stack):
     assert subprocess.run([harness.BINARY, "--help"], capture_output=True).returncode == 0
 
 
+def who_leaves_is_noticed_whatever_is_unread(stack):
+    """Who leaves with FIN or RST while the request is under way gives back its place within two seconds, also if a part
+    of its body or of a next request was never read. CONN-11, LIMIT-7, SHED-2"""
+    ask = b"GET /sleep/600000 HTTP/1.1\r\nhost: localhost\r\n"
+    unread = [(ask + b"\r\n", more) for more in (b"", b"\r\n", GET[:10], GET)]
+    unread += [(ask + b"content-length: 10\r\n\r\n", more) for more in (b"", b"12345", b"1234567890")]
+    for tls in (False, True):
+        with Playground(stack, tls=tls) as server:
+            before = server.descriptors()
+            clients = []
+            for head, more in unread:
+                for at_once in (False, True):
+                    for number in range(2):
+                        sock = server.connect()
+                        sock.sendall(head + more * at_once)
+                        clients.append((sock, more * (not at_once), number))
+            until("they are not in", lambda: server.counts()["requests_in_flight"] == len(clients) + 1)
+            for sock, more, _ in clients:
+                sock.sendall(more)
+            time.sleep(0.1)
+            for sock, _, resets in clients:
+                if resets:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.close()
+            until("they are not missed", lambda: server.counts()["requests_in_flight"] == 1, 2)
+            until("descriptors are left", lambda: server.descriptors() <= before + 1)
+
+
 def out_of_descriptors(stack):
     """With 64 descriptors and 200 clients it neither dies nor spins, and serves again after. ACCEPT-3"""
     with Playground(stack, "--max-connections", "10000", nofile=64) as server:
@@ -400,7 +428,7 @@ CASES = [
     (closing_at_the_limit, STACKS), (one_client_does_not_take_all, STACKS),
     (rejected_clients_that_stay, STACKS), (a_tight_reconnect_loop, STACKS),
     *timeouts.CASES, *writes.CASES, *drain.CASES, *overload.CASES, (signals_end_it, STACKS),
-    (a_wrong_value_is_refused, ["axum"]), (out_of_descriptors, STACKS),
+    (a_wrong_value_is_refused, ["axum"]), (who_leaves_is_noticed_whatever_is_unread, SPEAK_H1), (out_of_descriptors, STACKS),
     *varnish.CASES, *pools.CASES, *browser.CASES, *proxies.CASES, *rolling.CASES,
     *balancer.CASES,
 ]

@@ -77,6 +77,10 @@ impl<Io: Socket> Socket for ProxyProtocolIo<Io> {
         self.io.has_unread()
     }
 
+    fn has_hung_up(&self) -> bool {
+        self.io.has_hung_up()
+    }
+
     fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {
         self.io.set_unsent_limit(bytes)
     }

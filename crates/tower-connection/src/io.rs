@@ -223,6 +223,10 @@ impl<Io: Socket, H: Hook<Io>> Socket for Hooked<Io, H> {
         self.io().has_unread()
     }
 
+    fn has_hung_up(&self) -> bool {
+        self.io().has_hung_up()
+    }
+
     fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {
         self.io().set_unsent_limit(bytes)
     }
@@ -354,6 +358,10 @@ impl<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for Over<Io> {
 
     fn has_unread(&self) -> bool {
         self.socket().has_unread()
+    }
+
+    fn has_hung_up(&self) -> bool {
+        self.socket().has_hung_up()
     }
 
     fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {

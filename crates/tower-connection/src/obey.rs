@@ -47,7 +47,14 @@ pub struct Obey {
     patience: Deadline,
     /// How much was read since the socket was shut down.
     lingered: Option<usize>,
+    /// A read waits, and finds the end: since the last flush.
+    reads: bool,
+    /// When to look whether the client has left of whom nothing is read.
+    look: Deadline,
 }
+
+/// How often a client of whom nothing is read is asked whether it is still there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long, and how much of, a client is read that may not have read its answer yet.
 const LINGER: Duration = Duration::from_secs(2);
@@ -108,6 +115,8 @@ impl Obey {
             farewell: Farewell::default(),
             patience: Deadline::default(),
             lingered: None,
+            reads: false,
+            look: Deadline::default(),
         }
     }
 
@@ -120,6 +129,29 @@ impl Obey {
             // A socket without a reset is closed by the error below just the same.
             let _ = io.reset_on_close();
             return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+
+    /// Fails if the client has left while its request is under way and nobody reads.
+    ///
+    /// hyper reads each time that it is polled, but not if a part of the next request is there already, or if a body is
+    /// not read: then not until its service has answered, and not at all if that has dropped the body (1.12,
+    /// `proto/h1/conn.rs`, `mid_message_detect_eof`, `poll_drain_or_close_read`). As there, half an end is one.
+    fn check_presence(&mut self, io: &impl Socket, cx: &mut Context<'_>) -> io::Result<()> {
+        let reads = std::mem::take(&mut self.reads) || self.spoken == Spoken::Http2;
+        if reads || self.handle.in_flight() == 0 || self.handle.is_upgraded() {
+            self.look.clear();
+            return Ok(());
+        }
+        if self.look.at().is_none() {
+            self.look.set(Instant::now() + LOOK);
+        }
+        while self.look.poll(cx).is_ready() {
+            if io.has_hung_up() {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            self.look.set(Instant::now() + LOOK);
         }
         Ok(())
     }
@@ -388,9 +420,11 @@ impl<Io: Socket> Hook<Io> for Obey {
         self.check(io)?;
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut *io).poll_read(cx, buf) {
+            self.reads = false;
             self.hear(&buf.filled()[before..]);
             return Poll::Ready(read);
         }
+        self.reads = true;
         self.note_head();
         self.handle.state().register_reader(cx.waker());
         self.check(io)?;
@@ -426,6 +460,7 @@ impl<Io: Socket> Hook<Io> for Obey {
             self.handle.state().register_writer(cx.waker());
         }
         self.check(io)?;
+        self.check_presence(io, cx)?;
         if let Poll::Ready(flushed) = Pin::new(&mut *io).poll_flush(cx) {
             if self.written != Written::Flushed && self.may_speak(closing) {
                 // hyper and h2 read first and write second: without this they would not read again.

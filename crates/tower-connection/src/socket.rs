@@ -3,12 +3,12 @@ use std::{
     fmt, io,
     net::SocketAddr,
     path::PathBuf,
-    pin::Pin,
-    task::{Context, Poll},
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf, Ready},
     net::TcpStream,
 };
 
@@ -105,6 +105,31 @@ pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// # Ok(()) }
     /// ```
     fn has_unread(&self) -> bool {
+        false
+    }
+
+    /// Whether the peer has said its last word (FIN), or reset the connection: also while bytes are unread that came before,
+    /// behind which no read would find it. It is what the runtime has heard, and asks nobody.
+    ///
+    /// False where nobody can be asked (pipes).
+    ///
+    /// ```
+    /// # use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    /// # use tower_connection::Socket;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+    /// # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    /// let mut client = tokio::net::TcpStream::connect(listener.local_addr()?).await?;
+    /// let (socket, _) = listener.accept().await?;
+    /// client.write_all(b"GET").await?;
+    /// socket.readable().await?;
+    /// assert!(!socket.has_hung_up());
+    /// drop(client);
+    /// while !socket.has_hung_up() {
+    ///     tokio::task::yield_now().await; // the runtime has yet to hear of it
+    /// }
+    /// # Ok(()) }
+    /// ```
+    fn has_hung_up(&self) -> bool {
         false
     }
 
@@ -236,6 +261,10 @@ impl Socket for TcpStream {
         has_unread(socket2::SockRef::from(self))
     }
 
+    fn has_hung_up(&self) -> bool {
+        has_hung_up(self.ready(Interest::READABLE))
+    }
+
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {
         socket2::SockRef::from(self).set_tcp_notsent_lowat(bytes)
@@ -264,6 +293,10 @@ impl Socket for tokio::net::UnixStream {
         has_unread(socket2::SockRef::from(self))
     }
 
+    fn has_hung_up(&self) -> bool {
+        has_hung_up(self.ready(Interest::READABLE))
+    }
+
     fn into_innermost(self: Box<Self>, _: &mut Held) -> Box<dyn Any + Send> {
         self
     }
@@ -281,6 +314,12 @@ fn has_unread(socket: socket2::SockRef<'_>) -> bool {
     // The socket does not block, and an end of stream is nothing to read.
     let peeked = socket.peek(&mut [std::mem::MaybeUninit::uninit()]);
     peeked.is_ok_and(|bytes| bytes > 0)
+}
+
+fn has_hung_up(ready: impl Future<Output = io::Result<Ready>>) -> bool {
+    // What was ready before is told at once.
+    let ready = pin!(ready).poll(&mut Context::from_waker(Waker::noop()));
+    matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
 }
 
 #[cfg(unix)]
@@ -365,6 +404,10 @@ impl Socket for BoxIo {
 
     fn has_unread(&self) -> bool {
         self.0.has_unread()
+    }
+
+    fn has_hung_up(&self) -> bool {
+        self.0.has_hung_up()
     }
 
     fn set_unsent_limit(&self, bytes: u32) -> io::Result<()> {

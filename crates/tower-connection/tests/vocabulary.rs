@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -572,4 +572,111 @@ async fn a_deadline_that_is_armed_when_the_budget_is_spent_still_ends() {
     })
     .await;
     assert_eq!(start.elapsed(), Duration::from_secs(1));
+}
+
+/// A socket whose peer may have left.
+struct Left(DuplexStream, Arc<AtomicBool>);
+
+impl Socket for Left {
+    fn has_hung_up(&self) -> bool {
+        self.1.load(Ordering::SeqCst)
+    }
+
+    fn into_innermost(self: Box<Self>, _: &mut Held) -> Box<dyn Any + Send> {
+        self
+    }
+}
+
+impl AsyncRead for Left {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Left {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// When the socket of one that has left fails, if it is only flushed from now on.
+async fn fails_after<Io: AsyncWrite + Unpin>(io: &mut Io) -> Option<Duration> {
+    let start = Instant::now();
+    let failed = poll_fn(|cx| match Pin::new(&mut *io).poll_flush(cx) {
+        Poll::Ready(Err(error)) => Poll::Ready(error.kind()),
+        _ => Poll::Pending,
+    });
+    let kind = timeout(ms(60_000), failed).await.ok()?;
+    assert_eq!(kind, io::ErrorKind::ConnectionReset);
+    Some(start.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_is_found_within_a_second_if_nobody_reads() {
+    // CONN-11
+    let (mut client, server) = tokio::io::duplex(64);
+    let left = Arc::new(AtomicBool::new(false));
+    let server = Left(server, left.clone());
+    let handle = ConnectionHandle::new(&server);
+    let mut io = Hooked::new(server, Obey::new(handle.clone()));
+
+    left.store(true, Ordering::SeqCst);
+    assert_eq!(fails_after(&mut io).await, None, "nothing is in flight");
+
+    let request = handle.begin(http::Version::HTTP_11);
+    client.write_all(b"GET /").await.expect("open");
+    assert_eq!(io.read(&mut [0; 64]).await.expect("bytes"), 5);
+    assert_eq!(fails_after(&mut io).await, Some(ms(1_000)));
+
+    left.store(false, Ordering::SeqCst);
+    let leaves = async {
+        tokio::time::sleep(ms(1_700)).await;
+        left.store(true, Ordering::SeqCst);
+    };
+    let (found, ()) = tokio::join!(fails_after(&mut io), leaves);
+    assert_eq!(found, Some(ms(2_000)));
+
+    for _ in 0..10 {
+        let read = timeout(ms(500), io.read(&mut [0; 64])).await;
+        assert!(read.is_err(), "it waits, and would find the end");
+        io.flush().await.expect("nobody has looked");
+    }
+    drop(request);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_has_passed_is_seen_without_a_budget() {
+    // Who is sent something at all times is asked only when its task has used up tokio's budget.
+    let mut deadline = Deadline::default();
+    deadline.set(Instant::now() + ms(1_000));
+    for (after, passed) in [(0, false), (999, false), (1, true)] {
+        tokio::time::advance(ms(after)).await;
+        let poll = poll_fn(|cx| {
+            while tokio::task::coop::has_budget_remaining() {
+                assert_ready!(tokio::task::coop::poll_proceed(cx)).made_progress();
+            }
+            Poll::Ready(deadline.poll(cx))
+        });
+        assert_eq!(poll.await.is_ready(), passed);
+    }
 }

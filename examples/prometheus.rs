@@ -3,7 +3,7 @@
 //! `grafana.json`, beside this file, shows it: in Grafana, Dashboards, New, Import. Without either of them,
 //! <http://127.0.0.1:3000/status> shows what is now.
 
-use std::{io, process::ExitCode};
+use std::{io, process::ExitCode, time::Duration};
 
 use axum::{Router, routing::get};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -18,6 +18,7 @@ async fn main() -> io::Result<ExitCode> {
 
     let mut settings = Settings::direct();
     settings.max_in_flight = MaxInFlight::Adaptive;
+    settings.max_wait = Duration::from_millis(100); // without it a burst is shed, however well the server is
     let preset = Preset::new(&settings);
     let watch = preset.watch();
 

@@ -40,6 +40,27 @@
 //!
 //! The service takes requests with an [`Incoming`] body of this crate, which has a time limit, in the place of hyper's.
 //!
+//! # Server-sent events and WebSockets
+//!
+//! Ask for [`Noticed`](axum::Noticed). A drain waits for what runs. What runs for ever must be told that the server ends, or it
+//! is waited for until the drain's timeout, then reset, and the exit code is 1.
+//!
+//! ```
+//! use std::convert::Infallible;
+//! use axum::response::sse::{Event, Sse};
+//! use futures_util::stream::{Stream, StreamExt, pending};
+//! use tower_serve::axum::Noticed;
+//!
+//! async fn events(Noticed(notice): Noticed) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+//!     let news = pending(); // your stream
+//!     Sse::new(news.take_until(notice.given()))
+//! }
+//! # let _ = events;
+//! ```
+//!
+//! A WebSocket waits for `notice.given()` beside its `recv()`, and says Close. On hyper the notice is that of the
+//! [`ConnectionHandle`](connection::ConnectionHandle::notice) in the request's extensions.
+//!
 //! # Which preset
 //!
 //! | | [`direct`](Preset::direct) | [`behind_balancer`](Preset::behind_balancer) |
@@ -68,9 +89,74 @@
 //! - The layers tell `tracing` whom they refuse or end and why, of each kind at most ten times a second (idle connections, at
 //!   `DEBUG`, a hundred).
 //!
+//! # Testing
+//!
+//! The app alone, as ever; a preset changes nothing of it:
+//!
+//! ```
+//! use axum::{Router, body::Body, routing::get};
+//! use http::Request;
+//! use tower::ServiceExt;
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let app = Router::new().route("/", get(|| async { "hello" }));
+//! let answer = app.oneshot(Request::new(Body::empty())).await?;
+//! assert_eq!(answer.status(), 200);
+//! # Ok(()) }
+//! ```
+//!
+//! With its limit of requests around it, here one that is full:
+//!
+//! ```
+//! # use axum::{Router, body::Body, routing::get};
+//! # use http::Request;
+//! use tower::{Layer, ServiceExt};
+//! use tower_serve::{MaxInFlight, Preset, Settings};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let app = Router::new().route("/", get(|| async { "hello" }));
+//! let mut settings = Settings::direct();
+//! settings.max_in_flight = MaxInFlight::Fixed(1);
+//! let app = Preset::new(&settings).overload.layer(app.with_state(()));
+//!
+//! let first = app.clone().oneshot(Request::new(Body::empty())).await?; // it lasts to the end of its body
+//! let second = app.oneshot(Request::new(Body::empty())).await?;
+//! assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 503));
+//! # Ok(()) }
+//! ```
+//!
+//! A connection through all layers, over a pipe and with a clock that is paused (tokio's feature `test-util`):
+//!
+//! ```
+//! # use axum::{Router, routing::get};
+//! use hyper::server::conn::http1;
+//! use tokio::{io::{AsyncReadExt, AsyncWriteExt, duplex}, time::Instant};
+//! use tower::ServiceExt;
+//! use tower_serve::{Preset, hyper::drive};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! # let app = Router::new().route("/", get(|| async { "hello" }));
+//! let (mut client, server) = duplex(64 * 1024);
+//! let connection = Preset::direct().acceptor(app.with_state(())).oneshot(server).await?;
+//! tokio::spawn(async move { drive(connection, &http1::Builder::new()).await });
+//!
+//! client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await?;
+//! let (begun, mut answer) = (Instant::now(), String::new());
+//! client.read_to_string(&mut answer).await?; // until the server closes it, as it is idle
+//! assert!(answer.starts_with("HTTP/1.1 200 "));
+//! assert_eq!(begun.elapsed().as_secs(), 5);
+//! # Ok(()) }
+//! ```
+//!
 //! # Features
 //!
-//! `axum` and `hyper` (both on) for the two calls, `rustls` for TLS, `serde` for files, `metrics`.
+//! `axum` and `hyper` (both on) for the two calls, `rustls` for TLS, `serde` for files, `metrics`. Nothing is released yet:
+//!
+//! ```toml
+//! [dependencies]
+//! tower-serve = { git = "https://github.com/tower-connection/tower-connection", features = ["rustls"] }
+//! ```
 //!
 //! # What it does not do
 //!

@@ -28,6 +28,26 @@ impl<Inside> Preset<Inside> {
     /// # Ok(()) }
     /// ```
     ///
+    /// `with_state(())` has the router apply its layers now. One that comes to [`acceptor`](Preset::acceptor) or
+    /// [`accept`](Preset::accept) without it makes them anew for each request, so those that keep a state in themselves
+    /// (tower's `ConcurrencyLimitLayer`) do nothing; see [`tower_connection_axum::accept`]. Here it is done for you.
+    ///
+    /// An app that is no `Router`, as there is a layer around it, is written out too:
+    ///
+    /// ```no_run
+    /// # use axum::Router;
+    /// use tower::Layer;
+    /// use tower_http::normalize_path::NormalizePathLayer;
+    /// use tower_serve::{Preset, axum::{Accepting, FromAcceptor}};
+    ///
+    /// # async fn run(listener: tokio::net::TcpListener, router: Router) -> std::io::Result<()> {
+    /// let app = NormalizePathLayer::trim_trailing_slash().layer(router.with_state(()));
+    /// let preset = Preset::direct();
+    /// let listener = Accepting::new(listener, preset.acceptor(app));
+    /// let report = preset.run(axum::serve(listener, FromAcceptor)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// If the signals cannot be listened to.
@@ -57,6 +77,7 @@ impl<Inside> Preset<Inside> {
     {
         use tower_connection_axum::{Accepting, FromAcceptor};
 
+        // Or its layers would be made anew for each request.
         let listener = Accepting::new(listener, self.acceptor(app.with_state(())));
         self.run(axum::serve(listener, FromAcceptor)).await
     }

@@ -18,7 +18,7 @@ use tower_serve::{MaxInFlight, Preset, Settings};
 async fn main() -> io::Result<ExitCode> {
     let mut settings = Settings::direct();
     settings.max_in_flight = MaxInFlight::Fixed(100);
-    // Calls whose client may be silent for long, whatever the server sends. By path, as a header is what a client says.
+    // Calls that are answered after their last message, and may wait long for it. By path, as a header is what clients say.
     settings.untimed_bodies = vec!["/grpc.*".into()];
     let preset = Preset::new(&settings);
 

@@ -424,7 +424,7 @@ impl fmt::Display for ProxyProtocolError {
         match self {
             Self::Header(_) => f.write_str("no PROXY protocol header was read"),
             Self::Untrusted(peer) => write!(f, "{peer} may not send a PROXY protocol header"),
-            Self::Inner(_) => f.write_str("the acceptor behind the PROXY protocol failed"),
+            Self::Inner(_) => f.write_str("the acceptor inside failed"),
         }
     }
 }

@@ -37,19 +37,19 @@ use crate::{MaxConnections, MaxInFlight, ProxyProtocol, Settings, Watch};
 /// }
 /// ```
 ///
-/// One layer set further, one replaced, and one more:
+/// One layer set further, one replaced, and one more (around the acceptor: those for requests belong on the app):
 ///
 /// ```no_run
-/// # use std::time::Duration;
+/// # use std::{sync::Arc, time::Duration};
 /// # use axum::Router;
-/// # use tower::timeout::TimeoutLayer;
+/// # use tower_connection_rustls::TlsLayer;
 /// use tower_serve::{Preset, connection_limit::AtCapacity, keep_alive::KeepAliveLayer};
 ///
-/// # async fn run(listener: tokio::net::TcpListener, app: Router) -> std::io::Result<()> {
+/// # async fn run(listener: tokio::net::TcpListener, app: Router, config: Arc<rustls::ServerConfig>) -> std::io::Result<()> {
 /// let mut preset = Preset::direct();
 /// preset.connection_limit = preset.connection_limit.at_capacity(AtCapacity::Wait);
 /// preset.keep_alive = KeepAliveLayer::new(Duration::from_secs(20)).margin(Duration::from_secs(5));
-/// let preset = preset.inside(TimeoutLayer::new(Duration::from_secs(3)));
+/// let preset = preset.inside(TlsLayer::new(config));
 ///
 /// preset.serve_axum(listener, app).await?;
 /// # Ok(()) }
@@ -73,7 +73,8 @@ pub struct Preset<Inside = Identity> {
     pub client_limit: ConnectionLimitLayer,
     /// What is [inside](Preset::inside) of these: nothing, or TLS.
     pub inside: Inside,
-    /// Bounds the requests. It is the one that goes around the service.
+    /// Bounds the requests. It is the one that goes around the service. It classifies them by `never_shed`:
+    /// [`classify`](InFlightLimitLayer::classify) puts your own rule in the place of that.
     pub overload: InFlightLimitLayer,
 }
 
@@ -231,7 +232,10 @@ impl<Inside> Preset<Inside> {
     }
 
     /// The innermost acceptor: `service`, whose requests are bounded by [`overload`](Preset::overload). For who has more
-    /// layers to put around it.
+    /// layers to put around it. An axum `Router` is handed over `.with_state(())`, or its layers are made anew for each
+    /// request, and what they count is lost.
+    ///
+    /// Here a connection must be made within three seconds, its PROXY header and TLS handshake included:
     ///
     /// ```
     /// use tower::{ServiceBuilder, timeout::TimeoutLayer};
@@ -254,7 +258,8 @@ impl<Inside> Preset<Inside> {
     }
 
     /// The whole acceptor of `service`, with all layers around it: for `axum::serve`, for hyper with a builder of your
-    /// own, for a loop of your own.
+    /// own, for a [loop of your own](tower_connection::AcceptExt::accept). An axum `Router` is handed over
+    /// `.with_state(())`, as in [`accept`](Preset::accept).
     ///
     /// ```no_run
     /// # use std::convert::Infallible;

@@ -80,8 +80,9 @@ pub struct Settings {
     pub body_read_timeout: Duration,
     /// How many bytes a second a body must bring on average, after that time. Default is 240. Zero is none.
     pub min_body_rate: u64,
-    /// The paths whose bodies have no time limit, written as those of `never_shed`: calls on which both sides may be silent,
-    /// such as streams of gRPC. Default is none.
+    /// The paths whose bodies have no time limit, written as those of `never_shed`: requests whose client may be silent for
+    /// long, whatever the service sends meanwhile. A gRPC call whose response has begun has none in any case. Default is
+    /// none.
     pub untimed_bodies: Vec<String>,
     /// How long a client may take nothing of its response. Default is 30 s. Zero is for as long as it keeps the rate, which
     /// one that takes nothing does not: for ever is both of them zero.
@@ -412,7 +413,7 @@ impl fmt::Display for Settings {
 /// let wrong = Settings::direct().set("max_wait", "5").expect_err("five of what?");
 /// assert_eq!(wrong.name(), "max_wait");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SettingsError {
     name: String,
     text: String,
@@ -443,6 +444,13 @@ impl fmt::Display for SettingsError {
             problem,
         } = self;
         write!(f, "{name} = {text:?}: {problem}")
+    }
+}
+
+// For a `main` that returns it: its `Debug` is what people read.
+impl fmt::Debug for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -1,14 +1,15 @@
 //! The socket half that every connection has: it tells the handle what goes over the wire, and obeys it.
 
 use std::{
+    future::{Future, poll_fn},
     io,
     mem::MaybeUninit,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use tokio::{io::ReadBuf, time::Instant};
+use tokio::{io::ReadBuf, task::coop, time::Instant};
 
 use crate::{
     ConnectionHandle, Deadline, Hook, Hooked, Socket,
@@ -334,6 +335,21 @@ impl Obey {
         Poll::Ready(Ok(()))
     }
 
+    /// What is said last is said whatever else the task has done: a client that sends without a pause lets it use up tokio's
+    /// budget by reading, each time before it writes (1.54, `task/coop`), and would never be told of its end.
+    fn poll_last<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let polled = poll(cx);
+        let is_last = self.handle.is_closing() && self.streams.is_empty();
+        if polled.is_pending() && is_last && !coop::has_budget_remaining() {
+            return pin!(coop::unconstrained(poll_fn(poll))).poll(cx);
+        }
+        polled
+    }
+
     /// Reads what a client still sends, so that the kernel does not reset the connection before the answer is read.
     fn poll_linger<Io: Socket>(
         &mut self,
@@ -441,7 +457,8 @@ impl<Io: Socket> Hook<Io> for Obey {
         if self.written == Written::Flushed {
             self.written = Written::Unflushed;
         }
-        if let Poll::Ready(written) = crate::poll_write_slices(io, cx, bufs) {
+        let written = self.poll_last(cx, |cx| crate::poll_write_slices(io, cx, bufs));
+        if let Poll::Ready(written) = written {
             self.say(bufs, *written.as_ref().unwrap_or(&0));
             return Poll::Ready(written);
         }
@@ -461,7 +478,8 @@ impl<Io: Socket> Hook<Io> for Obey {
         }
         self.check(io)?;
         self.check_presence(io, cx)?;
-        if let Poll::Ready(flushed) = Pin::new(&mut *io).poll_flush(cx) {
+        let flushed = self.poll_last(cx, |cx| Pin::new(&mut *io).poll_flush(cx));
+        if let Poll::Ready(flushed) = flushed {
             if self.written != Written::Flushed && self.may_speak(closing) {
                 // hyper and h2 read first and write second: without this they would not read again.
                 cx.waker().wake_by_ref();

@@ -123,6 +123,9 @@ on_every_stack! {
     keep_alive::an_http2_client_that_asks_nothing_is_idle
     keep_alive::a_silent_client_is_left_to_others
     keep_alive::http1_clients_are_told_how_long
+    keep_alive::who_was_not_read_to_the_end_is_told_nothing
+    keep_alive::who_was_read_to_the_end_is_told
+    keep_alive::http10_clients_of_a_stream_are_told_of_its_end
     keep_alive::http10_clients_keep_what_they_ask_to_keep
     keep_alive::http10_clients_are_told_one_thing
     keep_alive::a_client_that_closes_is_told_nothing

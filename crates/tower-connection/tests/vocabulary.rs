@@ -503,6 +503,35 @@ async fn the_rest_of_a_body_that_nobody_read_is_no_head() {
     assert!(handle.head_since().is_some());
 }
 
+#[tokio::test]
+async fn a_request_is_whole_without_a_body_or_when_all_of_it_was_seen() {
+    // KEEP-3
+    let hello = service_fn(|_: http::Request<()>| async {
+        Ok::<_, std::convert::Infallible>(http::Response::<String>::default())
+    });
+    let (_client, server) = tokio::io::duplex(1_000);
+    let Ok(connection) = Accept::new(hello).call(server).await;
+    let handle = connection.handle().clone();
+    handle.set_timed();
+    let (_io, mut service) = connection.into_parts();
+    let mut begin = |name, value| {
+        let request = http::Request::post("/").header(name, value).body(());
+        let _response = service.call(request.unwrap());
+        handle.begin_body()
+    };
+
+    drop(begin("content-length", "0"));
+    assert!(handle.has_whole_request());
+    let body = begin("content-length", "7");
+    assert!(!handle.has_whole_request());
+    body.complete();
+    assert!(handle.has_whole_request());
+    drop(begin("content-length", "7"));
+    assert!(!handle.has_whole_request());
+    begin("transfer-encoding", "chunked").complete();
+    assert!(!handle.has_whole_request(), "it may have a length, too");
+}
+
 // --- the gate
 
 #[test]

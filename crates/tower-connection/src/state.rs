@@ -172,12 +172,14 @@ impl State {
     pub(crate) fn end_body(&self, since_accept: u64) {
         // Relaxed: published by the next line.
         self.idle_since.store(since_accept, Ordering::Relaxed);
-        if self.rest.load(Ordering::Relaxed) >= REST {
+        let unread = self.rest.load(Ordering::Relaxed) >= REST;
+        if unread {
             self.rest.store(LAST_REST, Ordering::Relaxed);
         }
         let before = self.work.fetch_and(!RECEIVING, Ordering::AcqRel);
-        // The task of the connection may wait for nothing else.
-        if before < REQUEST {
+        // The task of the connection may wait for nothing else. And hyper may have all of the body and wait for a head
+        // already, with a read that it began before: it looks again, and finds no rest.
+        if unread || before < REQUEST {
             self.reader.wake();
         }
     }
@@ -202,12 +204,18 @@ impl State {
         self.rest.store(rest, Ordering::Relaxed);
     }
 
+    /// Nothing is there to read. Of a body that nobody wants, hyper reads no more then: it has all of it, or closes (1.12,
+    /// `proto/h1/conn.rs`, `poll_drain_or_close_read`).
+    pub(crate) fn end_rest(&self) {
+        if self.rest.load(Ordering::Relaxed) == LAST_REST {
+            self.rest.store(PAST_REST, Ordering::Relaxed);
+        }
+    }
+
     /// Whether bytes that come now, with no request in flight, may be the rest of a body.
     pub(crate) fn takes_rest(&self) -> bool {
         let rest = self.rest.load(Ordering::Relaxed);
-        if rest == LAST_REST {
-            self.rest.store(PAST_REST, Ordering::Relaxed);
-        }
+        self.end_rest();
         rest >= LAST_REST
     }
 

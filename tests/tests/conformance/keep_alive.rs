@@ -202,6 +202,22 @@ pub(crate) async fn half_a_head_is_not_idle(stack: Stack) {
     drop(server);
 }
 
+pub(crate) async fn half_a_head_after_a_body_that_nobody_read_is_not_idle(stack: Stack) {
+    // KEEP-2
+    for post in raw::UNREAD {
+        let Some((_server, mut socket)) = http1(stack, KeepAliveLayer::default()).await else {
+            return;
+        };
+        socket.write_all(post).await.expect("a new socket");
+        assert!(read(&mut socket).await.starts_with("HTTP/1.1 "));
+        sleep(Duration::from_millis(4_990)).await;
+        socket.write_all(&GET[..9]).await.expect("still open");
+        sleep(Duration::from_secs(60)).await;
+        socket.write_all(&GET[9..]).await.expect("still open");
+        assert!(read(&mut socket).await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
 pub(crate) async fn blank_lines_are_not_activity(stack: Stack) {
     // KEEP-2
     let Some((server, mut socket)) = http1(stack, KeepAliveLayer::default()).await else {

@@ -1,4 +1,5 @@
 """How long, how often and how old a connection gets, and how slowly its client may speak."""
+import contextlib
 import select
 import signal
 import socket
@@ -311,10 +312,26 @@ def slowhttptest_holds_nothing(stack):
         list(attacks.map(lambda kind: attack(*kind), [(*kind, tls) for kind in kinds for tls in (False, True)]))
 
 
+def who_sends_without_a_pause_is_idle_all_the_same(stack):
+    """A client of HTTP/2 that asks for nothing and sends frames as fast as it can is told of its end at the idle
+    timeout. KEEP-1, KEEP-2"""
+    with Playground(stack, "--keep-alive-timeout", "1s") as server:
+        for flood in (frame(8, 0, 1, b"\0\0\0\1") * 5000, frame(77, 0, 0, bytes(100)) * 1000):
+            with server.connect("h2") as sock:
+                sock.sendall(bytes_of("hyper-http2", b"/"))
+                start = time.monotonic()
+                with contextlib.suppress(ConnectionError):
+                    while after(start) < 5:
+                        sock.sendall(flood)
+                assert 1 < after(start) < 2, f"{after(start):.1f} s"
+        until("a connection is left", lambda: server.counts()["connections_open"] == 1)
+
+
 CASES = [
     (an_idle_connection_is_closed_in_time, STACKS), (reuse_below_the_timeout, STACKS),
     (who_obeys_loses_nothing, SPEAK_H1), (work_is_not_idleness, STACKS), (the_last_request_is_told, STACKS),
-    (ages_are_spread, STACKS), (a_small_post_is_not_delayed, SPEAK_H1),
+    (ages_are_spread, STACKS), (who_sends_without_a_pause_is_idle_all_the_same, SPEAK_H2),
+    (a_small_post_is_not_delayed, SPEAK_H1),
     (slow_clients_are_gone_at_their_deadlines, STACKS), (a_slow_stream_ends_alone, SPEAK_H2),
     (a_stopped_process_blames_nobody, SPEAK_H1), (slowhttptest_holds_nothing, SPEAK_H1),
 ]

@@ -116,6 +116,7 @@ on_every_stack! {
     keep_alive::a_web_socket_is_not_idle
     keep_alive::a_long_upload_is_not_idle
     keep_alive::half_a_head_is_not_idle
+    keep_alive::half_a_head_after_a_body_that_nobody_read_is_not_idle
     keep_alive::blank_lines_are_not_activity
     keep_alive::pipelined_requests_are_all_answered
     keep_alive::pings_are_not_activity
@@ -123,6 +124,9 @@ on_every_stack! {
     keep_alive::an_http2_client_that_asks_nothing_is_idle
     keep_alive::a_silent_client_is_left_to_others
     keep_alive::http1_clients_are_told_how_long
+    keep_alive::who_was_not_read_to_the_end_is_told_nothing
+    keep_alive::who_was_read_to_the_end_is_told
+    keep_alive::http10_clients_of_a_stream_are_told_of_its_end
     keep_alive::http10_clients_keep_what_they_ask_to_keep
     keep_alive::http10_clients_are_told_one_thing
     keep_alive::a_client_that_closes_is_told_nothing
@@ -151,6 +155,8 @@ on_every_stack! {
     read_timeout::who_is_exempt_may_be_silent
     read_timeout::the_client_of_a_grpc_call_that_is_answered_may_be_silent
     read_timeout::the_rest_of_a_body_is_no_head
+    read_timeout::the_rest_of_a_body_that_is_read_after_the_answer_is_no_head
+    read_timeout::half_a_head_after_a_body_that_nobody_read_is_timed
     read_timeout::a_close_does_not_cut_a_body_that_outlives_its_response
     read_timeout::a_body_that_outlives_its_response_is_under_way
     read_timeout::a_web_socket_may_be_silent
@@ -179,6 +185,7 @@ on_every_stack! {
     drain::http2_that_has_just_come_has_a_last_chance
     drain::without_a_last_chance_an_idle_connection_ends_at_once
     drain::half_a_head_has_a_little_longer
+    drain::half_a_head_after_a_body_that_nobody_read_has_a_little_longer
     drain::a_handshake_has_a_little_longer
     drain::a_handshake_from_the_backlog_has_no_longer
     drain::who_ends_his_handshake_has_a_last_chance

@@ -221,6 +221,25 @@ impl ConnectionHandle {
         }
     }
 
+    /// Whether the last request of HTTP/1 is known to be read to its end: it had no body, or one of a declared length, and
+    /// who [wraps](Self::begin_body) that has [seen all](Receiving::complete) of it.
+    ///
+    /// Else the HTTP stack may close the connection after the response without announcing it. Of a body in chunks it is
+    /// never known: hyper does not keep a connection whose request declares a length as well, and hides that length.
+    /// It is known on [timed](Self::set_timed) connections only.
+    ///
+    /// ```
+    /// # use tower_connection::ConnectionHandle;
+    /// let connection = ConnectionHandle::detached();
+    /// assert!(!connection.has_whole_request(), "nobody knows");
+    /// connection.set_timed();
+    /// assert!(connection.has_whole_request());
+    /// ```
+    #[must_use]
+    pub fn has_whole_request(&self) -> bool {
+        self.is_timed() && self.shared.state.is_whole()
+    }
+
     /// Since when the head of a request is being received: since its first byte was read, until all of it
     /// was. On a new HTTP/2 connection the preface and the first SETTINGS are such a head.
     ///

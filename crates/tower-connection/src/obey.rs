@@ -442,6 +442,7 @@ impl<Io: Socket> Hook<Io> for Obey {
         }
         self.reads = true;
         self.note_head();
+        self.handle.state().end_rest();
         self.handle.state().register_reader(cx.waker());
         self.check(io)?;
         self.poll_end(io, cx)

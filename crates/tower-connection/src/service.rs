@@ -12,7 +12,7 @@ use http::{
 };
 use tower_service::Service;
 
-use crate::{ConnectionHandle, Guarded, InFlight, Rejectable};
+use crate::{ConnectionHandle, Guarded, InFlight, Rejectable, state::Declared};
 
 /// The service of an accepted connection: it counts requests from the head to the end of the response
 /// body, hands the [`ConnectionHandle`] to each, says `Connection: close` when the connection ends, and
@@ -83,7 +83,7 @@ where
         self.handle.state().set_protocol(version);
         // Two look-ups, for which somebody must want to know what is a head.
         if version < Version::HTTP_2 && self.handle.is_timed() {
-            self.handle.state().set_rest(may_have_body(&request));
+            self.handle.state().set_rest(declared(&request));
         }
         let waiting = self.waiting.take();
         let (in_flight, refused) = waiting.unwrap_or_else(|| self.handle.begin_or_refuse());
@@ -131,7 +131,7 @@ pin_project_lite::pin_project! {
 impl<F> ConnectionResponseFuture<F> {
     fn refused<B>(request: &Request<B>, in_flight: InFlight) -> Self {
         let handle = in_flight.connection();
-        if may_have_body(request) {
+        if declared(request) != Declared::Nothing {
             handle.state().set_unread();
         }
         let answer = Box::new(handle.refusal().answer(request));
@@ -145,10 +145,16 @@ impl<F> ConnectionResponseFuture<F> {
     }
 }
 
-fn may_have_body<B>(request: &Request<B>) -> bool {
+fn declared<B>(request: &Request<B>) -> Declared {
     let headers = request.headers();
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return Declared::Chunks;
+    }
     let length = headers.get(CONTENT_LENGTH);
-    headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
+    if length.is_some_and(|length| length != "0") {
+        return Declared::Length;
+    }
+    Declared::Nothing
 }
 
 impl<F, R, E> Future for ConnectionResponseFuture<F>

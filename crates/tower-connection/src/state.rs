@@ -38,12 +38,24 @@ const RECEIVING: usize = 0b010_0000;
 const AWAITED: usize = 0b100_0000;
 const REQUEST: usize = 0b1000_0000;
 
+/// What a request of HTTP/1 declares of its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Declared {
+    Nothing,
+    Length,
+    Chunks,
+}
+
 /// The last request had no body, or all of it was seen.
 const NO_REST: u8 = 0;
+/// None is expected any more, and perhaps the HTTP stack closes, as it expected one.
+const PAST_REST: u8 = 1;
 /// Nobody wants the rest, and the HTTP stack may read it at most once more.
-const LAST_REST: u8 = 1;
+const LAST_REST: u8 = 2;
 /// Somebody may read it, for as long as he likes.
-const REST: u8 = 2;
+const REST: u8 = 3;
+/// As above, in chunks.
+const REST_IN_CHUNKS: u8 = 4;
 
 #[derive(Default)]
 pub(crate) struct State {
@@ -64,7 +76,7 @@ pub(crate) struct State {
     /// Since when requests are answered in the place of their service, in nanoseconds since the connection was accepted,
     /// and one; zero is none.
     refused_since: AtomicU64,
-    /// Whether what comes on HTTP/1 may be the rest of a body: one of the three below.
+    /// Whether what comes on HTTP/1 may be the rest of a body: one of the five above.
     rest: AtomicU8,
     driven: AtomicBool,
     // Reads and writes of an upgraded connection may be awaited by two tasks, and a driver is a third.
@@ -160,35 +172,56 @@ impl State {
     pub(crate) fn end_body(&self, since_accept: u64) {
         // Relaxed: published by the next line.
         self.idle_since.store(since_accept, Ordering::Relaxed);
-        if self.rest.load(Ordering::Relaxed) == REST {
+        let unread = self.rest.load(Ordering::Relaxed) >= REST;
+        if unread {
             self.rest.store(LAST_REST, Ordering::Relaxed);
         }
         let before = self.work.fetch_and(!RECEIVING, Ordering::AcqRel);
-        // The task of the connection may wait for nothing else.
-        if before < REQUEST {
+        // The task of the connection may wait for nothing else. And hyper may have all of the body and wait for a head
+        // already, with a read that it began before: it looks again, and finds no rest.
+        if unread || before < REQUEST {
             self.reader.wake();
         }
     }
 
     /// A request of HTTP/1 has begun, perhaps with a body. (So the body of the one before is over.)
-    pub(crate) fn set_rest(&self, may_have_body: bool) {
+    pub(crate) fn set_rest(&self, declared: Declared) {
         // Relaxed, as all of these: it is the task of the connection that calls the service and that reads.
-        let rest = if may_have_body { REST } else { NO_REST };
+        let rest = match declared {
+            Declared::Nothing => NO_REST,
+            Declared::Length => REST,
+            Declared::Chunks => REST_IN_CHUNKS,
+        };
         self.rest.store(rest, Ordering::Relaxed);
     }
 
     /// All of the body was seen.
     pub(crate) fn clear_rest(&self) {
-        self.rest.store(NO_REST, Ordering::Relaxed);
+        // A request that has a `content-length`, too, is the last one for hyper, which hides that length (1.12,
+        // `proto/h1/role.rs`).
+        let chunks = self.rest.load(Ordering::Relaxed) == REST_IN_CHUNKS;
+        let rest = if chunks { PAST_REST } else { NO_REST };
+        self.rest.store(rest, Ordering::Relaxed);
+    }
+
+    /// Nothing is there to read. Of a body that nobody wants, hyper reads no more then: it has all of it, or closes (1.12,
+    /// `proto/h1/conn.rs`, `poll_drain_or_close_read`).
+    pub(crate) fn end_rest(&self) {
+        if self.rest.load(Ordering::Relaxed) == LAST_REST {
+            self.rest.store(PAST_REST, Ordering::Relaxed);
+        }
     }
 
     /// Whether bytes that come now, with no request in flight, may be the rest of a body.
     pub(crate) fn takes_rest(&self) -> bool {
         let rest = self.rest.load(Ordering::Relaxed);
-        if rest == LAST_REST {
-            self.clear_rest();
-        }
-        rest != NO_REST
+        self.end_rest();
+        rest >= LAST_REST
+    }
+
+    /// Whether all of the last request was seen.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.rest.load(Ordering::Relaxed) == NO_REST
     }
 
     /// The socket half has something under way; said by that half alone.

@@ -503,6 +503,66 @@ async fn the_rest_of_a_body_that_nobody_read_is_no_head() {
     assert!(handle.head_since().is_some());
 }
 
+#[tokio::test]
+async fn half_a_head_after_a_body_that_nobody_read_is_one_once_nothing_was_there_to_read() {
+    // READ-3: hyper had all of the body, and begun to read what comes next, before the service was called.
+    let hello = service_fn(|_: http::Request<()>| async {
+        Ok::<_, std::convert::Infallible>(http::Response::<String>::default())
+    });
+    let (mut client, server) = tokio::io::duplex(1_000);
+    let Ok(connection) = Accept::new(hello).call(server).await;
+    let handle = connection.handle().clone();
+    let (io, mut service) = connection.into_parts();
+    let mut io = task::spawn(io);
+    let post = http::Request::post("/").header("content-length", "7");
+    handle.set_timed();
+    let body = handle.begin_body();
+    assert_pending!(read(&mut io));
+    let in_flight = service.call(post.body(()).unwrap());
+    drop(body);
+    assert!(io.is_woken(), "to look again");
+    let Ok(answer) = in_flight.await;
+    drop(answer);
+    assert_pending!(read(&mut io));
+
+    send(&mut client, b"GET");
+    assert_ready_ok!(read(&mut io));
+    assert_pending!(read(&mut io));
+    assert!(handle.head_since().is_some());
+}
+
+#[tokio::test]
+async fn a_request_is_whole_without_a_body_or_when_all_of_it_was_seen() {
+    // KEEP-3
+    let hello = service_fn(|_: http::Request<()>| async {
+        Ok::<_, std::convert::Infallible>(http::Response::<String>::default())
+    });
+    let (_client, server) = tokio::io::duplex(1_000);
+    let Ok(connection) = Accept::new(hello).call(server).await;
+    let handle = connection.handle().clone();
+    handle.set_timed();
+    let (io, mut service) = connection.into_parts();
+    let mut io = task::spawn(io);
+    let mut begin = |name, value| {
+        let request = http::Request::post("/").header(name, value).body(());
+        let _response = service.call(request.unwrap());
+        handle.begin_body()
+    };
+
+    drop(begin("content-length", "0"));
+    assert!(handle.has_whole_request());
+    let body = begin("content-length", "7");
+    assert!(!handle.has_whole_request());
+    body.complete();
+    assert!(handle.has_whole_request());
+    drop(begin("content-length", "7"));
+    assert!(!handle.has_whole_request());
+    assert_pending!(read(&mut io));
+    assert!(!handle.has_whole_request(), "hyper may close");
+    begin("transfer-encoding", "chunked").complete();
+    assert!(!handle.has_whole_request(), "it may have a length, too");
+}
+
 // --- the gate
 
 #[test]

@@ -62,7 +62,9 @@
 //!
 //! A client that sends a request at the moment at which the server closes cannot know whether it was
 //! processed. So HTTP/1 clients are told a time that is [a second shorter](KeepAliveLayer::margin), by
-//! `Keep-Alive: timeout=4`. Clients that do not listen to that have a timeout of their own, and the server's
+//! `Keep-Alive: timeout=4`. Nothing is told with the answer to a request whose body was not read to its end, as hyper
+//! may then close the connection, or is not known to be: that takes the layer of `tower-read-timeout`, and a
+//! `Content-Length`. Clients that do not listen to that have a timeout of their own, and the server's
 //! should be longer:
 //!
 //! | client | its timeout | take at least |
@@ -82,8 +84,8 @@
 //! last; that is the promise of a read timeout, and the two belong together. (The driver of
 //! `tower-connection-hyper` turns hyper's own `header_read_timeout` off on connections that have this layer, as it
 //! would end those that are idle.) A body that a service goes on reading after its response counts as work only
-//! where that layer wraps it, or on HTTP/2; and half a head that follows an upload is known from its rest only there. Nor does it send PINGs: a client that has vanished is noticed
-//! when the connection is idle for too long, or by TCP.
+//! where that layer wraps it, or on HTTP/2; and half a head that follows an upload is known from its rest only there.
+//! Nor does it send PINGs: a client that has vanished is noticed when the connection is idle for too long, or by TCP.
 //!
 //! # What it tells
 //!

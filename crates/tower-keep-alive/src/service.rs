@@ -6,6 +6,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header::CONNECTION};
+use http_body::Body;
 use tokio::time::Instant;
 use tower_connection::Head;
 use tower_service::Service;
@@ -31,6 +32,7 @@ impl<S> KeepAliveService<S> {
 impl<S, B, R> Service<Request<B>> for KeepAliveService<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
+    R: Body,
 {
     type Response = Response<R>;
     type Error = S::Error;
@@ -47,7 +49,8 @@ where
             old_at,
             ..
         } = &*self.shared;
-        let persists = persists(request.version(), request.headers());
+        let version = request.version();
+        let persists = persists(version, request.headers());
         let forbidden = settings.forbids(&Head::of(&request));
         let inner = self.inner.call(request);
 
@@ -60,7 +63,7 @@ where
         }
         KeepAliveResponseFuture {
             inner,
-            told: persists.then(|| self.shared.clone()),
+            told: persists.then(|| (version, self.shared.clone())),
         }
     }
 }
@@ -90,7 +93,7 @@ fn persists(version: Version, headers: &HeaderMap) -> bool {
     };
     match version {
         Version::HTTP_11 => !says("close"),
-        Version::HTTP_10 => says("keep-alive"),
+        Version::HTTP_10 => says("keep-alive") && !says("close"),
         _ => false,
     }
 }
@@ -102,26 +105,38 @@ pin_project_lite::pin_project! {
     pub struct KeepAliveResponseFuture<F> {
         #[pin]
         inner: F,
-        told: Option<Arc<Shared>>,
+        told: Option<(Version, Arc<Shared>)>,
     }
 }
 
 impl<F, R, E> Future for KeepAliveResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
+    R: Body,
 {
     type Output = Result<Response<R>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let me = self.project();
         let mut response = ready!(me.inner.poll(cx))?;
-        if let Some(shared) = me.told.take() {
-            let upgrades = shared.handle.is_upgraded();
-            let persists = persists(Version::HTTP_11, response.headers());
-            if persists && !upgrades && !shared.handle.is_closing() {
-                if let Some(header) = shared.keep_alive() {
-                    response.headers_mut().insert(KEEP_ALIVE, header);
-                }
+        let Some((version, shared)) = me.told.take() else {
+            return Poll::Ready(Ok(response));
+        };
+        let handle = &shared.handle;
+        let persists = persists(Version::HTTP_11, response.headers());
+        if !persists || handle.is_upgraded() || handle.is_closing() {
+            return Poll::Ready(Ok(response));
+        }
+        if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
+            // Only the end of the connection can tell the end of the body (RFC 9112, section 6.3). hyper adds `keep-alive`
+            // to a response of 1.1 nevertheless (1.12, `proto/h1/conn.rs`, `fix_keep_alive`).
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+            *response.version_mut() = version;
+        } else if handle.has_whole_request() {
+            // Else hyper may close, and says so to nobody (`poll_drain_or_close_read`).
+            if let Some(header) = shared.keep_alive() {
+                response.headers_mut().insert(KEEP_ALIVE, header);
             }
         }
         Poll::Ready(Ok(response))

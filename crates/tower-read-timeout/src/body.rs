@@ -200,8 +200,15 @@ where
             return Poll::Ready(Some(Err(BodyTimedOut.into())));
         }
         let frame = ready!(frame);
-        if let (Some(Ok(frame)), Some(clock)) = (&frame, me.clock) {
-            clock.hear(frame.data_ref().map_or(0, Buf::remaining));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(clock) = me.clock {
+                    clock.hear(frame.data_ref().map_or(0, Buf::remaining));
+                }
+            }
+            // What comes after an error is an end, and not that of the body.
+            Some(Err(_)) => *me.receiving = None,
+            None => {}
         }
         // Not asked again: of a body that outlives its response, hyper tells the end only with the next request
         // (1.12, `proto/h1/dispatch.rs`, `poll_read_until_blocked`).

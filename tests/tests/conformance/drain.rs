@@ -253,6 +253,27 @@ pub(crate) async fn half_a_head_has_a_little_longer(stack: Stack) {
     assert_over(server).await;
 }
 
+pub(crate) async fn half_a_head_after_a_body_that_nobody_read_has_a_little_longer(stack: Stack) {
+    // DRAIN-5
+    for post in raw::UNREAD {
+        let Some((server, mut socket)) = bare(stack, Protocol::Http1, drain()).await else {
+            return;
+        };
+        socket.write_all(post).await.expect("a new socket");
+        assert!(read(&mut socket).await.starts_with("HTTP/1.1 "));
+        let begun = Instant::now();
+        server.drain().begin();
+        sleep_until(begun + LAST_CHANCE - 10 * MS).await;
+        let begun = Instant::now();
+        socket.write_all(&GET[..9]).await.expect("open");
+        sleep_until(begun + ARRIVING - 10 * MS).await;
+        socket.write_all(&GET[9..]).await.expect("open");
+        let answer = read(&mut socket).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
+}
+
 pub(crate) async fn a_handshake_has_a_little_longer(stack: Stack) {
     // DRAIN-5
     if !stack.is_tls() {

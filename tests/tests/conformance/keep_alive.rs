@@ -202,6 +202,22 @@ pub(crate) async fn half_a_head_is_not_idle(stack: Stack) {
     drop(server);
 }
 
+pub(crate) async fn half_a_head_after_a_body_that_nobody_read_is_not_idle(stack: Stack) {
+    // KEEP-2
+    for post in raw::UNREAD {
+        let Some((_server, mut socket)) = http1(stack, KeepAliveLayer::default()).await else {
+            return;
+        };
+        socket.write_all(post).await.expect("a new socket");
+        assert!(read(&mut socket).await.starts_with("HTTP/1.1 "));
+        sleep(Duration::from_millis(4_990)).await;
+        socket.write_all(&GET[..9]).await.expect("still open");
+        sleep(Duration::from_secs(60)).await;
+        socket.write_all(&GET[9..]).await.expect("still open");
+        assert!(read(&mut socket).await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
 pub(crate) async fn blank_lines_are_not_activity(stack: Stack) {
     // KEEP-2
     let Some((server, mut socket)) = http1(stack, KeepAliveLayer::default()).await else {
@@ -342,6 +358,108 @@ pub(crate) async fn http1_clients_are_told_how_long(stack: Stack) {
     let answer = wire.get("/close").await.expect("an answer");
     let close = (stack.protocol() == Protocol::Http1).then_some("close");
     assert_eq!(connection(&answer), (close, None));
+}
+
+/// hyper closes after the response to a request of which it has not all, and tells only who had sent no more before that
+/// response was made: clients read "timeout=4", and lost the request that they sent at once.
+pub(crate) async fn who_was_not_read_to_the_end_is_told_nothing(stack: Stack) {
+    // KEEP-3
+    let sized = "host: localhost\r\ncontent-length: 5\r\n";
+    let chunked = "host: localhost\r\ntransfer-encoding: chunked\r\n";
+    let large = [".".repeat(20_000), ".".repeat(180_000)];
+    let requests = [
+        [format!("POST / HTTP/1.1\r\n{sized}\r\n"), "abcde".into()],
+        [
+            format!("GET /sleep/100 HTTP/1.1\r\n{sized}\r\n"),
+            "abcde".into(),
+        ],
+        [
+            format!("GET / HTTP/1.1\r\n{sized}expect: 100-continue\r\n\r\n"),
+            "abcde".into(),
+        ],
+        [
+            format!("POST / HTTP/1.1\r\n{chunked}\r\n5\r\nabcde\r\n"),
+            "0\r\n\r\n".into(),
+        ],
+        [
+            format!("POST /echo HTTP/1.1\r\n{chunked}\r\nzz\r\n"),
+            String::new(),
+        ],
+        [
+            format!("POST /echo HTTP/1.1\r\n{sized}transfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+            String::new(),
+        ],
+        [
+            format!(
+                "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 200000\r\n\r\n{}",
+                large[0]
+            ),
+            large[1].clone(),
+        ],
+    ];
+    for [first, second] in requests {
+        let Some((_server, mut socket)) = http1(stack, KeepAliveLayer::default()).await else {
+            return;
+        };
+        socket
+            .write_all(first.as_bytes())
+            .await
+            .expect("a new socket");
+        sleep(Duration::from_millis(50)).await;
+        let _ = socket.write_all(second.as_bytes()).await;
+        let answer = read(&mut socket).await;
+        assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+        assert!(
+            !answer.contains("\r\nkeep-alive: "),
+            "{first:.90}\n{answer}"
+        );
+    }
+}
+
+pub(crate) async fn who_was_read_to_the_end_is_told(stack: Stack) {
+    // KEEP-3
+    let Some((_server, mut socket)) = http1(stack, KeepAliveLayer::default()).await else {
+        return;
+    };
+    for (length, first, second) in [(5, "abcde", ""), (5, "ab", "cde"), (0, "", "")] {
+        let post = format!(
+            "POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{first}"
+        );
+        socket.write_all(post.as_bytes()).await.expect("still open");
+        sleep(Duration::from_millis(50)).await;
+        socket
+            .write_all(second.as_bytes())
+            .await
+            .expect("still open");
+        let answer = read(&mut socket).await;
+        assert!(answer.contains("\r\nkeep-alive: timeout=4\r\n"), "{answer}");
+    }
+    // What nobody read is no promise broken, and the next request has one.
+    socket.write_all(raw::UNREAD[0]).await.expect("still open");
+    assert!(!read(&mut socket).await.contains("\r\nkeep-alive: "));
+    socket.write_all(GET).await.expect("still open");
+    assert!(
+        read(&mut socket)
+            .await
+            .contains("\r\nkeep-alive: timeout=4\r\n")
+    );
+}
+
+pub(crate) async fn http10_clients_of_a_stream_are_told_of_its_end(stack: Stack) {
+    // KEEP-3, KEEP-4: without a length, it ends with the connection.
+    for (get, asked) in [("/chunks/9", "Keep-Alive"), ("/", "Keep-Alive, close")] {
+        let Some((_server, mut socket)) = http1(stack, KeepAliveLayer::default()).await else {
+            return;
+        };
+        let get = format!("GET {get} HTTP/1.0\r\nConnection: {asked}\r\n\r\n");
+        socket.write_all(get.as_bytes()).await.expect("open");
+        let mut answer = String::new();
+        let start = Instant::now();
+        let _end = socket.read_to_string(&mut answer).await.expect("an end");
+        assert!(start.elapsed() < Duration::from_secs(1));
+        assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+        assert!(!answer.contains("keep-alive"), "{answer}");
+    }
 }
 
 pub(crate) async fn http10_clients_keep_what_they_ask_to_keep(stack: Stack) {

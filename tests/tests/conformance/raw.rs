@@ -9,6 +9,13 @@ use tokio::{
 
 pub(crate) const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
+/// Requests with a body that is there, and that no handler reads.
+pub(crate) const UNREAD: [&[u8]; 3] = [
+    b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\nabcde",
+    b"POST /slow-ignore HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\nabcde",
+    b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n",
+];
+
 /// The preface and an empty SETTINGS (RFC 9113, section 3.4).
 pub(crate) const PREFACE: [u8; 33] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 

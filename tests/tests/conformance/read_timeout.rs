@@ -366,6 +366,37 @@ pub(crate) async fn the_rest_of_a_body_is_no_head(stack: Stack) {
     assert!(read(&mut socket).await.starts_with("HTTP/1.1 200 "));
 }
 
+pub(crate) async fn the_rest_of_a_body_that_is_read_after_the_answer_is_no_head(stack: Stack) {
+    // READ-3: hyper has read a part of it, and reads once more when the service has dropped it.
+    let Some((_server, mut socket)) = bare(stack, Protocol::Http1).await else {
+        return;
+    };
+    let post = b"POST /ignore HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10000\r\n\r\n";
+    let whole = [&post[..], &[b'.'; 10_000]].concat();
+    socket.write_all(&whole).await.expect("a new socket");
+    assert!(read(&mut socket).await.starts_with("HTTP/1.1 200 "));
+    sleep(Duration::from_secs(3_600)).await;
+    socket.write_all(GET).await.expect("still open");
+    assert!(read(&mut socket).await.starts_with("HTTP/1.1 200 "));
+}
+
+/// hyper has all of a small body before the service is called, and a read for what comes next. The first thing to come
+/// was taken for the rest of the body, and half a head stayed for ever.
+pub(crate) async fn half_a_head_after_a_body_that_nobody_read_is_timed(stack: Stack) {
+    // READ-3
+    for post in raw::UNREAD {
+        let Some((server, mut socket)) = bare(stack, Protocol::Http1).await else {
+            return;
+        };
+        socket.write_all(post).await.expect("a new socket");
+        assert!(read(&mut socket).await.starts_with("HTTP/1.1 "));
+        sleep(Duration::from_secs(3_600)).await;
+        let start = Instant::now();
+        socket.write_all(&GET[..10]).await.expect("still open");
+        assert_is_408(&assert_ends_at(&server, &mut socket, start + HEAD).await);
+    }
+}
+
 pub(crate) async fn a_close_does_not_cut_a_body_that_outlives_its_response(stack: Stack) {
     // CONN-3
     let Some((server, mut socket)) = bare(stack, Protocol::Http1).await else {

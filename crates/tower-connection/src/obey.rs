@@ -48,9 +48,15 @@ pub struct Obey {
     patience: Deadline,
     /// How much was read since the socket was shut down.
     lingered: Option<usize>,
+    presence: Presence,
+}
+
+/// What tells that a client has left whose request is under way.
+#[derive(Debug, Default)]
+struct Presence {
     /// A read waits, and finds the end: since the last flush.
     reads: bool,
-    /// When to look whether the client has left of whom nothing is read.
+    /// When to look, if nothing is read.
     look: Deadline,
 }
 
@@ -116,8 +122,7 @@ impl Obey {
             farewell: Farewell::default(),
             patience: Deadline::default(),
             lingered: None,
-            reads: false,
-            look: Deadline::default(),
+            presence: Presence::default(),
         }
     }
 
@@ -140,19 +145,19 @@ impl Obey {
     /// not read: then not until its service has answered, and not at all if that has dropped the body (1.12,
     /// `proto/h1/conn.rs`, `mid_message_detect_eof`, `poll_drain_or_close_read`). As there, half an end is one.
     fn check_presence(&mut self, io: &impl Socket, cx: &mut Context<'_>) -> io::Result<()> {
-        let reads = std::mem::take(&mut self.reads) || self.spoken == Spoken::Http2;
+        let reads = std::mem::take(&mut self.presence.reads) || self.spoken == Spoken::Http2;
         if reads || self.handle.in_flight() == 0 || self.handle.is_upgraded() {
-            self.look.clear();
+            self.presence.look.clear();
             return Ok(());
         }
-        if self.look.at().is_none() {
-            self.look.set(Instant::now() + LOOK);
+        if self.presence.look.at().is_none() {
+            self.presence.look.set(Instant::now() + LOOK);
         }
-        while self.look.poll(cx).is_ready() {
+        while self.presence.look.poll(cx).is_ready() {
             if io.has_hung_up() {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
-            self.look.set(Instant::now() + LOOK);
+            self.presence.look.set(Instant::now() + LOOK);
         }
         Ok(())
     }
@@ -436,11 +441,11 @@ impl<Io: Socket> Hook<Io> for Obey {
         self.check(io)?;
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut *io).poll_read(cx, buf) {
-            self.reads = false;
+            self.presence.reads = false;
             self.hear(&buf.filled()[before..]);
             return Poll::Ready(read);
         }
-        self.reads = true;
+        self.presence.reads = true;
         self.note_head();
         self.handle.state().end_rest();
         self.handle.state().register_reader(cx.waker());

@@ -736,6 +736,34 @@ def who_waits_for_a_place_is_served(stack):
     plain_and_tls(drain)
 
 
+def who_waits_for_a_descriptor_is_served(stack):
+    """Of 120 clients of a server with 64 descriptors, each that has asked before the signal is answered; or the report
+    counts it, if those who have the descriptors keep them. DRAIN-2, DRAIN-8"""
+    def drain(path, flags, within, code):
+        with Playground(stack, "--max-connections", "0", *flags, nofile=64, logged=True) as server:
+            clients = [server.silent() for _ in range(120)]
+            for client in clients:
+                client.sendall(bytes_of(stack, path))
+            until("there are descriptors", lambda: server.descriptors() >= 63)
+            ending, answered = Ending(server), 0
+            for client in clients:
+                read = b""
+                try:
+                    while some := client.recv(65536):
+                        read += some
+                except ConnectionError:
+                    pass
+                answered += b"ok\n" in read
+            over(ending, within, code)
+            return answered, server.log()
+
+    answered, log = drain(b"/", [], 4 * UNANSWERED + SLACK, 0)
+    assert answered == 120 and "120 connections ended, none was cut\n" in log, (answered, log)
+    answered, log = drain(b"/sleep/60000", ["--drain-timeout", "1s"], 1.2 + SLACK, 1)
+    cut, unserved = map(int, re.search(r"ended, (\d+) cut, (\d+) not served", log).groups())
+    assert answered == 0 and cut and cut + unserved == 120, log
+
+
 # --- DRAIN-3: no answer is lost
 
 async def ask_on_and_on(server, pause, fates):
@@ -962,6 +990,7 @@ CASES = [
     (a_lame_duck_serves_everybody, STACKS), (who_waits_in_the_backlog_is_served, STACKS),
     (who_waits_when_a_server_has_just_begun_is_served, STACKS),
     (who_comes_around_the_signal_is_served_or_refused, STACKS), (who_waits_for_a_place_is_served, STACKS),
+    (who_waits_for_a_descriptor_is_served, STACKS),
     (every_request_that_was_served_is_answered, SPEAK_H1), (every_stream_that_was_served_is_answered, SPEAK_H2),
     (who_is_gone_is_not_waited_for, STACKS), (a_web_socket_is_told_and_waited_for, STACKS),
     (thousands_of_idle_connections_end_at_once, STACKS), (it_tells_what_it_waits_for, ["axum"]),

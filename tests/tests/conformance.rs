@@ -147,6 +147,7 @@ on_every_stack! {
     read_timeout::one_byte_is_not_enough
     read_timeout::an_opening_of_http2_must_come_in_time
     read_timeout::half_a_head_of_http2_ends_the_connection
+    read_timeout::half_of_the_trailers_ends_the_connection
     read_timeout::each_head_of_http2_has_its_own_time
     read_timeout::a_body_that_stops_is_answered_408
     read_timeout::a_body_must_keep_its_rate

@@ -1,6 +1,6 @@
 //! What only real sockets can show: resets, options, several listeners, the way back after an upgrade.
 //!
-//! The clock runs here, and no test looks at it: each waits for what must happen.
+//! The clock runs here but where it is paused, and no test looks at it then: each waits for what must happen.
 
 use std::{
     convert::Infallible,
@@ -20,7 +20,7 @@ use http_body_util::Empty;
 use hyper::{body::Incoming, server::conn::http1, upgrade};
 use hyper_util::{rt::TokioIo, server::conn::auto};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream},
     sync::{Notify, mpsc},
     task::JoinHandle,
@@ -585,6 +585,79 @@ async fn a_drain_serves_who_waits_in_the_backlog_of_the_kernel() {
         let refused = TcpStream::connect(address).await.expect_err("closed");
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     }
+}
+
+/// Fails as often as it was told to, then has one client.
+struct Short {
+    failures: u32,
+    client: Option<DuplexStream>,
+}
+
+impl Listener for Short {
+    type Io = DuplexStream;
+
+    fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<io::Result<DuplexStream>> {
+        if self.failures > 0 {
+            self.failures -= 1;
+            return Poll::Ready(Err(io::Error::from_raw_os_error(24))); // EMFILE
+        }
+        self.client
+            .take()
+            .map_or(Poll::Pending, |io| Poll::Ready(Ok(io)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_descriptor_is_looked_for_every_ten_milliseconds() {
+    // DRAIN-2, DRAIN-8: until the drain has no more time.
+    for (failures, served) in [(1, true), (300, true), (u32::MAX, false)] {
+        let (mut client, io) = tokio::io::duplex(1_000);
+        client.write_all(GET).await.expect("room");
+        let listener = Short {
+            failures,
+            client: Some(io),
+        };
+        let drain = Drain::new(Duration::from_secs(5));
+        let acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
+        drain.begin();
+        let start = tokio::time::Instant::now();
+        let server = tokio::spawn(serve(listener, acceptor).into_future());
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("an end");
+        assert_eq!(answer.ends_with("hello"), served, "{failures}");
+        let report = drain.finished().await;
+        let took = start.elapsed().as_millis();
+        if served {
+            let pauses = 10 * u128::from(failures - 1);
+            assert!((pauses..pauses + 500).contains(&took), "{took}");
+        } else {
+            assert!((5_000..5_201).contains(&took), "{took}");
+        }
+        assert_eq!(
+            (report.unserved, report.is_complete()),
+            (usize::from(!served), served)
+        );
+        server.await.expect("no panic").expect("no error");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_the_pause_after_an_accept_error() {
+    // DRAIN-2, ACCEPT-3: the ninth error, at 1.275 s, is followed by a pause of a second.
+    let (mut client, io) = tokio::io::duplex(1_000);
+    client.write_all(GET).await.expect("room");
+    let listener = Short {
+        failures: 10,
+        client: Some(io),
+    };
+    let drain = Drain::new(Duration::from_secs(5));
+    let acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
+    tokio::spawn(serve(listener, acceptor).into_future());
+    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    drain.begin();
+    let report = drain.finished().await;
+    assert!(report.is_complete() && report.ended == 1, "{report}");
+    assert!(report.took < Duration::from_millis(500), "{report}");
 }
 
 #[tokio::test]

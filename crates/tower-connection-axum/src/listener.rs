@@ -8,18 +8,27 @@ use std::{
     pin::pin,
     sync::{Mutex, PoisonError},
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use axum::serve::Listener;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     task::{JoinSet, unconstrained},
+    time::{Instant, sleep},
 };
 use tower_connection::{Backlog, BoxIo, Closed, Connection, Hook, Hooked, Socket};
 use tower_service::Service;
 use tracing::debug;
 
 type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Out of descriptors at the end, how soon to look at the backlog again.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// For how long the backlog is looked at once nobody of it can be served any more: what is reset then gives its
+/// descriptors back, and the acceptor should know of everybody.
+const LAST: Duration = Duration::from_millis(100);
 
 /// An axum listener that accepts through an acceptor.
 ///
@@ -30,7 +39,8 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// number. `TCP_NODELAY` is set on accepted TCP sockets.
 ///
 /// When the acceptor is [`Closed`] (by a drain in its layers), the listener is closed, after who waits in its backlog
-/// was accepted. `axum::serve` goes on with what is open, and never learns of it.
+/// was accepted (out of descriptors, as some come free, if it is one of tokio's own). `axum::serve` goes on with what is
+/// open, and never learns of it.
 ///
 /// Give it to `axum::serve` together with [`FromAcceptor`](crate::FromAcceptor).
 ///
@@ -55,8 +65,10 @@ pub struct Accepting<L, A>
 where
     L: Listener,
 {
-    // None once the acceptor has ended it.
+    // None once the acceptor has ended it, and nobody waits.
     listener: Option<L>,
+    // The acceptor has ended it.
+    closed: bool,
     // Who was in its backlog then.
     waiting: VecDeque<(L::Io, L::Addr)>,
     // None once it has nobody to take any more.
@@ -70,6 +82,7 @@ impl<L: Listener, A> Accepting<L, A> {
     pub fn new(listener: L, acceptor: A) -> Self {
         Self {
             listener: Some(listener),
+            closed: false,
             waiting: VecDeque::new(),
             acceptor: Some(acceptor),
             making: JoinSet::new(),
@@ -85,6 +98,7 @@ where
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Accepting")
             .field("listener", &self.listener)
+            .field("closed", &self.closed)
             .field("acceptor", &self.acceptor)
             .field("waiting", &self.waiting.len())
             .field("making", &self.making.len())
@@ -109,6 +123,7 @@ where
     async fn accept(&mut self) -> (Io, L::Addr) {
         let Self {
             listener,
+            closed,
             waiting,
             acceptor,
             making,
@@ -121,7 +136,7 @@ where
                     Ok(Some(made)) => return made,
                     Ok(None) | Err(_) => continue,
                 },
-                accepted = next(listener, waiting, acceptor) => accepted,
+                accepted = next(listener, closed, waiting, acceptor) => accepted,
             };
             let acceptor = acceptor.as_mut().expect("it was ready for this one");
             // The peer may be gone already, which hyper will find out.
@@ -153,6 +168,7 @@ where
 /// The next socket for an acceptor that is ready for it, for as long as there are any.
 async fn next<L, A>(
     listener: &mut Option<L>,
+    closed: &mut bool,
     waiting: &mut VecDeque<(L::Io, L::Addr)>,
     acceptor: &mut Option<A>,
 ) -> (L::Io, L::Addr)
@@ -163,7 +179,7 @@ where
     A: Service<L::Io>,
     A::Error: Into<BoxError>,
 {
-    if let (Some(listening), Some(acceptor)) = (&mut *listener, &mut *acceptor) {
+    if let (false, Some(listening), Some(acceptor)) = (*closed, &mut *listener, &mut *acceptor) {
         let mut accepted = pin!(listening.accept());
         // The listener is polled right after the acceptor said yes, in the same turn: while it is not ready
         // (any more), nobody is accepted.
@@ -177,18 +193,32 @@ where
             return accepted;
         }
     }
-    // Who waits in the backlog would be reset, with the request already sent. No await from here to the end of the
-    // listener, so that nobody comes in between.
-    if let Some(mut listener) = listener.take() {
-        *waiting = take_waiting(&mut listener);
-    }
-    if let (false, Some(acceptor)) = (waiting.is_empty(), &mut *acceptor) {
+    *closed = true;
+    // Who waits in the backlog would be reset, with the request already sent.
+    let mut last = None;
+    while let Some(acceptor) = &mut *acceptor {
+        if let (true, Some(listening)) = (waiting.is_empty(), &mut *listener) {
+            // No await from here to the end of the listener, so that nobody comes in between.
+            if take_waiting(listening, waiting) {
+                *listener = None;
+            }
+        }
+        if waiting.is_empty() {
+            if listener.is_none() {
+                break;
+            }
+            sleep(AGAIN).await;
+        }
+        let closed = poll_fn(|cx| poll_closed(acceptor, cx)).await;
         // Closed once more, it takes them nevertheless.
-        poll_fn(|cx| poll_closed(acceptor, cx)).await;
+        if let Some(accepted) = waiting.pop_front() {
+            return accepted;
+        }
+        if closed && *last.get_or_insert(Instant::now() + LAST) <= Instant::now() {
+            break;
+        }
     }
-    if let Some(accepted) = waiting.pop_front() {
-        return accepted;
-    }
+    *listener = None;
     *acceptor = None;
     future::pending().await
 }
@@ -205,22 +235,24 @@ where
     })
 }
 
-/// Who waits in the backlog of `listener`. It may be of any kind, but a TCP one can tell more.
-fn take_waiting<L>(listener: &mut L) -> VecDeque<(L::Io, L::Addr)>
+/// Takes who waits in the backlog of `listener`, and returns whether that is everybody: without descriptors it is not.
+/// It may be of any kind, but tokio's own can tell more. (Others sleep for a second then, as if there was nobody.)
+fn take_waiting<L>(listener: &mut L, waiting: &mut VecDeque<(L::Io, L::Addr)>) -> bool
 where
     L: Listener,
     L::Io: Socket,
     L::Addr: 'static,
 {
     if let Some(listener) = (listener as &dyn Any).downcast_ref::<TcpListener>() {
-        let sockets = Backlog::of(listener).filter_map(|socket| {
-            let address = socket.peer_addr().ok()?; // none is left of a client that is gone
-            let accepted: Box<dyn Any> = Box::new((socket, address));
-            accepted.downcast().ok()
-        });
-        return sockets.map(|accepted| *accepted).collect();
+        let mut backlog = Backlog::of(listener);
+        return take_all(|| backlog.try_next(), TcpStream::peer_addr, waiting);
     }
-    let mut waiting = VecDeque::new();
+    #[cfg(unix)]
+    if let Some(listener) = (listener as &dyn Any).downcast_ref::<tokio::net::UnixListener>() {
+        let mut backlog = Backlog::of(listener);
+        let address = tokio::net::UnixStream::peer_addr;
+        return take_all(|| backlog.try_next(), address, waiting);
+    }
     let mut cx = Context::from_waker(Waker::noop());
     while waiting.len() < usize::from(u16::MAX) {
         // Or tokio says that there is nobody when the task has accepted 128 in this turn.
@@ -229,7 +261,28 @@ where
             Poll::Pending => break,
         }
     }
-    waiting
+    true
+}
+
+fn take_all<Io: 'static, Addr: 'static, Accepted: 'static>(
+    mut next: impl FnMut() -> io::Result<Option<Io>>,
+    address: impl Fn(&Io) -> io::Result<Addr>,
+    waiting: &mut VecDeque<Accepted>,
+) -> bool {
+    loop {
+        match next() {
+            Ok(Some(socket)) => {
+                // None is left of a client that is gone.
+                let Ok(address) = address(&socket) else {
+                    continue;
+                };
+                let accepted: Box<dyn Any> = Box::new((socket, address));
+                waiting.extend(accepted.downcast().ok().map(|accepted| *accepted));
+            }
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
 }
 
 fn finish<I, S, E>(made: Result<Connection<I, S>, E>) -> Option<Io>

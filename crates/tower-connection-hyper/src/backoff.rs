@@ -49,7 +49,7 @@ impl Backoff {
 
 /// Whether the error is about a client that is already gone: Linux reports on `accept(2)` what went
 /// wrong with the connection before.
-fn concerns_one_client(error: &io::Error) -> bool {
+pub(crate) fn concerns_one_client(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted

@@ -50,13 +50,18 @@ pub trait Listener: Send + 'static {
     /// Takes a client out of the backlog, without waiting for one. Asked when nobody else shall come: after `None`
     /// the listener is dropped.
     ///
+    /// # Errors
+    ///
+    /// Somebody may wait, and cannot be accepted at present (out of descriptors): [`serve`](crate::serve) asks again,
+    /// for as long as its acceptor allows.
+    ///
     /// For TCP and Unix sockets it is what a [`Backlog`] yields. By default, what [`poll_accept`](Self::poll_accept) has at once.
-    fn take_waiting(&mut self) -> Option<Self::Io> {
+    fn take_waiting(&mut self) -> io::Result<Option<Self::Io>> {
         // Or tokio says that there is nobody when the task has accepted 128 in this turn.
         let accepted = unconstrained(poll_fn(|cx| self.poll_accept(cx)));
         match pin!(accepted).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(io)) => Some(io),
-            Poll::Ready(Err(_)) | Poll::Pending => None,
+            Poll::Ready(accepted) => accepted.map(Some),
+            Poll::Pending => Ok(None),
         }
     }
 
@@ -74,8 +79,8 @@ impl Listener for TcpListener {
         Poll::Ready(Ok(socket))
     }
 
-    fn take_waiting(&mut self) -> Option<TcpStream> {
-        Backlog::of(self).next()
+    fn take_waiting(&mut self) -> io::Result<Option<TcpStream>> {
+        Backlog::of(self).try_next()
     }
 
     fn local(&self) -> Address {
@@ -92,8 +97,8 @@ impl Listener for tokio::net::UnixListener {
         Poll::Ready(Ok(socket))
     }
 
-    fn take_waiting(&mut self) -> Option<Self::Io> {
-        Backlog::of(self).next()
+    fn take_waiting(&mut self) -> io::Result<Option<Self::Io>> {
+        Backlog::of(self).try_next()
     }
 
     fn local(&self) -> Address {
@@ -118,8 +123,16 @@ impl<L: Listener> Listener for Vec<L> {
         Poll::Pending
     }
 
-    fn take_waiting(&mut self) -> Option<L::Io> {
-        self.iter_mut().find_map(L::take_waiting)
+    fn take_waiting(&mut self) -> io::Result<Option<L::Io>> {
+        let mut nobody = Ok(None);
+        for listener in self {
+            match listener.take_waiting() {
+                Ok(None) => {}
+                Ok(taken) => return Ok(taken),
+                Err(error) => nobody = Err(error),
+            }
+        }
+        nobody
     }
 }
 
@@ -150,7 +163,7 @@ impl Listener for BoxListener {
         self.0.poll_accept(cx)
     }
 
-    fn take_waiting(&mut self) -> Option<BoxIo> {
+    fn take_waiting(&mut self) -> io::Result<Option<BoxIo>> {
         self.0.take_waiting()
     }
 
@@ -174,8 +187,8 @@ impl<L: Listener> Listener for Boxed<L> {
         self.0.poll_accept(cx).map_ok(BoxIo::new)
     }
 
-    fn take_waiting(&mut self) -> Option<BoxIo> {
-        self.0.take_waiting().map(BoxIo::new)
+    fn take_waiting(&mut self) -> io::Result<Option<BoxIo>> {
+        Ok(self.0.take_waiting()?.map(BoxIo::new))
     }
 
     fn local(&self) -> Address {

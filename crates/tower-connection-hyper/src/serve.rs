@@ -7,20 +7,35 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Poll, ready},
+    time::Duration,
 };
 
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
     server::conn::auto,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tower_connection::{Closed, Connection, Connections, Socket};
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use crate::{Builder, Listener, backoff::Backoff, drive};
+use crate::{
+    Builder, Listener,
+    backoff::{Backoff, concerns_one_client},
+    drive,
+};
 
 type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Out of descriptors at the end, how soon to look at the backlog again.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// For how long the backlog is looked at once nobody of it can be served any more: what is reset then gives its
+/// descriptors back, and the acceptor should know of everybody.
+const LAST: Duration = Duration::from_millis(100);
 
 /// Accepts from `listener`, makes connections with `acceptor`, and serves each in a task of its own.
 ///
@@ -52,8 +67,8 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// ```
 ///
 /// It ends when [`with_graceful_shutdown`](Serve::with_graceful_shutdown) says so, or when the acceptor is
-/// [`Closed`] (by a drain in its layers): then it closes the listener, after it has accepted who waits in the backlog,
-/// and ends with the last connection.
+/// [`Closed`] (by a drain in its layers): then it closes the listener, after it has accepted who waits in the backlog
+/// (out of descriptors, as some come free), and ends with the last connection.
 ///
 /// # Errors
 ///
@@ -187,12 +202,13 @@ where
                 if signal.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Turn::Ended(Ok(End::Told)));
                 }
-                ready!(backoff.poll(cx));
+                // Asked in a pause too, as it may be closed.
                 match ready!(Closed::poll(&mut acceptor, cx)) {
                     Ok(false) => {}
                     Ok(true) => return Poll::Ready(Turn::Ended(Ok(End::Closed))),
                     Err(error) => return Poll::Ready(Turn::Ended(Err(io::Error::other(error)))),
                 }
+                ready!(backoff.poll(cx));
                 listener.poll_accept(cx).map(Turn::Accepted)
             });
             match turn.await {
@@ -209,28 +225,38 @@ where
             }
         };
 
-        // Who waits in the backlog would be reset, with the request already sent. No await from here to the end of
-        // the listener, so that nobody comes in between.
-        let mut waiting = VecDeque::new();
-        while let Some(io) = listener.take_waiting() {
-            waiting.push_back(io);
-            if waiting.len() == usize::from(u16::MAX) {
-                break; // more than a backlog holds
+        // Who waits in the backlog would be reset, with the request already sent.
+        let mut listener = Some(listener);
+        let mut last = None;
+        while let Some(open) = &mut listener {
+            // No await from here to the end of the listener, so that nobody comes in between.
+            let (waiting, all) = take_waiting(open);
+            if all || end == End::Told {
+                listener = None;
+            }
+            for io in waiting {
+                let takes = poll_fn(|cx| match Closed::poll(&mut acceptor, cx) {
+                    // Closed once more, it takes them nevertheless.
+                    Poll::Ready(taken) => Poll::Ready(taken.is_ok()),
+                    Poll::Pending if end == End::Told => Poll::Ready(false),
+                    Poll::Pending => Poll::Pending,
+                });
+                if !takes.await {
+                    break;
+                }
+                server.spawn(io, &mut acceptor);
+            }
+            if listener.is_none() {
+                break;
+            }
+            sleep(AGAIN).await;
+            match poll_fn(|cx| Closed::poll(&mut acceptor, cx)).await {
+                Ok(false) => {}
+                Ok(true) if *last.get_or_insert(Instant::now() + LAST) > Instant::now() => {}
+                Ok(true) | Err(_) => break,
             }
         }
         drop(listener);
-        for io in waiting {
-            let takes = poll_fn(|cx| match Closed::poll(&mut acceptor, cx) {
-                // Closed once more, it takes them nevertheless.
-                Poll::Ready(taken) => Poll::Ready(taken.is_ok()),
-                Poll::Pending if end == End::Told => Poll::Ready(false),
-                Poll::Pending => Poll::Pending,
-            });
-            if !takes.await {
-                break;
-            }
-            server.spawn(io, &mut acceptor);
-        }
         drop(acceptor);
         if end == End::Told {
             server.connections.close();
@@ -238,6 +264,21 @@ where
         server.tasks.closed().await;
         Ok(())
     }
+}
+
+/// Who waits in the backlog, and whether that is everybody: without descriptors it is not.
+fn take_waiting<L: Listener>(listener: &mut L) -> (VecDeque<L::Io>, bool) {
+    let mut waiting = VecDeque::new();
+    // More than a backlog holds.
+    for _ in 0..u16::MAX {
+        match listener.take_waiting() {
+            Ok(Some(io)) => waiting.push_back(io),
+            Ok(None) => break,
+            Err(error) if concerns_one_client(&error) => {}
+            Err(_) => return (waiting, false),
+        }
+    }
+    (waiting, true)
 }
 
 enum Turn<Io> {

@@ -1,3 +1,5 @@
+use std::io;
+
 use tokio::net::{TcpListener, TcpStream};
 
 /// What waits in the backlog of a listener that is about to be closed.
@@ -8,8 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 ///
 /// The kernel itself is asked. (tokio's `poll_accept` looks at what epoll said, which may be out of date, and
 /// pretends that there is nothing once a task has spent its budget: 1.54.) It ends after 65,535, which is more than
-/// a backlog holds unless somebody has set `net.core.somaxconn` higher, and at the first error: without descriptors
-/// nobody can be accepted. Where sockets are not files it is empty.
+/// a backlog holds unless somebody has set `net.core.somaxconn` higher, and at the first error. Without descriptors
+/// nobody can be accepted, but some will come free: [`try_next`](Backlog::try_next) tells that from the end. Where
+/// sockets are not files it is empty.
 ///
 /// Reset all the same are those who come between the last look and the close, which is some microseconds, and those
 /// of whose handshake the last packet is under way. (A filter that drops each SYN meanwhile was tried, and closes
@@ -51,35 +54,90 @@ impl<'a, L> Backlog<'a, L> {
     #[cfg(unix)]
     fn next_of<Io>(
         &mut self,
-        accept: impl Fn(socket2::SockRef<'_>) -> std::io::Result<Io>,
-    ) -> Option<Io>
+        accept: impl Fn(socket2::SockRef<'_>) -> io::Result<Io>,
+    ) -> io::Result<Option<Io>>
     where
         L: std::os::fd::AsFd,
     {
-        use std::io::ErrorKind::{ConnectionAborted, Interrupted};
+        use io::ErrorKind::{ConnectionAborted, Interrupted};
 
         while self.left > 0 {
             self.left -= 1;
             match accept(socket2::SockRef::from(self.listener)) {
-                Ok(socket) => return Some(socket),
+                Ok(socket) => return Ok(Some(socket)),
                 // One client has left, or a signal has come.
                 Err(error) if matches!(error.kind(), ConnectionAborted | Interrupted) => {}
-                Err(_) => return None,
+                Err(error) if is_shortage(&error) => return Err(error),
+                Err(_) => return Ok(None),
             }
         }
-        None
+        Ok(None)
     }
 }
 
+/// Out of descriptors, of this process or of all (`EMFILE` and `ENFILE`, the same number on each Unix), or of memory.
 #[cfg(unix)]
-impl Iterator for Backlog<'_, TcpListener> {
-    type Item = TcpStream;
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24)) || error.kind() == io::ErrorKind::OutOfMemory
+}
 
-    fn next(&mut self) -> Option<TcpStream> {
+#[cfg(unix)]
+impl Backlog<'_, TcpListener> {
+    /// The next one, if somebody waits.
+    ///
+    /// # Errors
+    ///
+    /// Out of descriptors or memory. Somebody may wait still: keep the listener, and try again.
+    ///
+    /// ```
+    /// # use tokio::net::TcpListener;
+    /// # use tower_connection::Backlog;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// assert!(Backlog::of(&listener).try_next()?.is_none());
+    /// # Ok(()) }
+    /// ```
+    pub fn try_next(&mut self) -> io::Result<Option<TcpStream>> {
         self.next_of(|listener| {
             let (socket, _) = listener.accept()?;
             socket.set_nonblocking(true)?;
             TcpStream::from_std(socket.into())
+        })
+    }
+}
+
+#[cfg(not(unix))]
+impl Backlog<'_, TcpListener> {
+    /// Nobody.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub fn try_next(&mut self) -> io::Result<Option<TcpStream>> {
+        Ok(None)
+    }
+}
+
+impl Iterator for Backlog<'_, TcpListener> {
+    type Item = TcpStream;
+
+    fn next(&mut self) -> Option<TcpStream> {
+        self.try_next().ok().flatten()
+    }
+}
+
+#[cfg(unix)]
+impl Backlog<'_, tokio::net::UnixListener> {
+    /// The next one, if somebody waits.
+    ///
+    /// # Errors
+    ///
+    /// Those of the other.
+    pub fn try_next(&mut self) -> io::Result<Option<tokio::net::UnixStream>> {
+        self.next_of(|listener| {
+            let (socket, _) = listener.accept()?;
+            socket.set_nonblocking(true)?;
+            tokio::net::UnixStream::from_std(socket.into())
         })
     }
 }
@@ -89,19 +147,6 @@ impl Iterator for Backlog<'_, tokio::net::UnixListener> {
     type Item = tokio::net::UnixStream;
 
     fn next(&mut self) -> Option<tokio::net::UnixStream> {
-        self.next_of(|listener| {
-            let (socket, _) = listener.accept()?;
-            socket.set_nonblocking(true)?;
-            tokio::net::UnixStream::from_std(socket.into())
-        })
-    }
-}
-
-#[cfg(not(unix))]
-impl Iterator for Backlog<'_, TcpListener> {
-    type Item = TcpStream;
-
-    fn next(&mut self) -> Option<TcpStream> {
-        None
+        self.try_next().ok().flatten()
     }
 }

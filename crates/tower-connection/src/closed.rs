@@ -16,7 +16,8 @@ type BoxError = Box<dyn Error + Send + Sync>;
 ///
 /// It is no end for who has come already: those from the backlog are handed over as ever, each after another
 /// `poll_ready`, which may now make them wait. If that says so once more, they cannot be served: they are handed over
-/// without it, so that the acceptor knows of them, and it resets them. Then the acceptor is dropped.
+/// without it, so that the acceptor knows of them, and it resets them. Then the acceptor is dropped. (Whoever finds nobody to hand over, for want of descriptors, asks it all
+/// the same, so that it knows that somebody waits.)
 ///
 /// ```
 /// use std::error::Error;

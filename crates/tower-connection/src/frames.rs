@@ -9,6 +9,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
@@ -88,7 +89,7 @@ pub struct Streams {
     served: u32,
     /// The client has said its first frame.
     greeted: bool,
-    /// The client is between the parts of a head, where no other frame may come.
+    /// The client is between the parts of a head or of trailers, where no other frame may come.
     in_head: bool,
     /// How many bytes of bodies the client takes, on all streams and, at first, on each.
     window: i64,
@@ -217,7 +218,7 @@ impl Streams {
                 RST_STREAM => end(open, stream, (true, true)),
                 _ => {}
             }
-            let head = matches!(frame.kind, HEADERS | CONTINUATION);
+            let head = is_part_of_a_head(frame.kind);
             *in_head = head && frame.flags & END_HEADERS == 0;
             if head && frame.flags & END_HEADERS != 0 {
                 if let Some(opened) = opening.take_if(|opening| opening.stream == stream) {
@@ -328,10 +329,9 @@ impl Streams {
         (self.greeted && !self.in_head).then(|| self.heard.rest())
     }
 
-    /// Whether the client is in the middle of what opens the connection or a stream.
+    /// Whether the client is in the middle of what opens the connection, of a head, or of trailers.
     pub(crate) fn hears_head(&self) -> bool {
-        let part_of_a_head = |kind: u8| matches!(kind, HEADERS | CONTINUATION);
-        !self.greeted || self.opening.is_some() || self.heard.kind().is_some_and(part_of_a_head)
+        !self.greeted || self.in_head || self.heard.kind().is_some_and(is_part_of_a_head)
     }
 
     /// Whether the client has said its first frame.
@@ -348,6 +348,12 @@ impl Streams {
     pub(crate) fn last(&self) -> u32 {
         self.last
     }
+}
+
+/// Whether it has a field section, or a part of one. (No client may promise, but h2 waits for the rest of a promise
+/// too before it says so: 0.4, `codec/framed_read.rs`.)
+fn is_part_of_a_head(kind: u8) -> bool {
+    matches!(kind, HEADERS | PUSH_PROMISE | CONTINUATION)
 }
 
 fn find(open: &mut [Open], stream: u32) -> Option<&mut Open> {
@@ -605,11 +611,47 @@ mod tests {
         streams.hear(&frame(HEADERS, 0, 1, 6));
         assert!(streams.hears_head());
         streams.say(&frame(RST_STREAM, 0, 1, 4));
-        assert!(!streams.hears_head());
+        assert!(streams.hears_head(), "the client owes the rest of it");
         streams.hear(&frame(HEADERS, END_HEADERS, 1, 6));
-        assert!(streams.is_empty());
+        assert!(streams.is_empty() && !streams.hears_head());
         streams.hear(&frame(HEADERS, END_HEADERS, 3, 6));
         assert_eq!(streams.ids(), [3]);
+    }
+
+    #[test]
+    fn half_of_any_field_section_is_half_a_head() {
+        // Between HEADERS and CONTINUATION of trailers nothing was heard, as they open no stream: so no time was
+        // counted, and a client that sent no more stayed for ever, on a connection on which nothing else can come.
+        for part in [HEADERS, PUSH_PROMISE] {
+            for reset in [false, true] {
+                let mut streams = Streams::default();
+                streams.hear(&frame(HEADERS, END_HEADERS, 1, 6));
+                for byte in frame(part, END_STREAM, 1, 6) {
+                    streams.hear(&[byte]);
+                }
+                assert!(streams.hears_head() && streams.rest_of_frame().is_none());
+                if reset {
+                    // The response has ended; h2 waits for the rest all the same.
+                    streams.say(&frame(RST_STREAM, 0, 1, 4));
+                }
+                assert!(streams.hears_head());
+                streams.hear(&frame(CONTINUATION, 0, 1, 6));
+                assert!(streams.hears_head());
+                streams.hear(&frame(CONTINUATION, END_HEADERS, 1, 6)[..14]);
+                assert!(streams.hears_head());
+                streams.hear(&frame(CONTINUATION, END_HEADERS, 1, 6)[14..]);
+                assert!(!streams.hears_head());
+            }
+        }
+    }
+
+    #[test]
+    fn half_a_head_past_the_last_goaway_is_heard() {
+        let mut streams = Streams::default();
+        streams.hear(&frame(SETTINGS, 0, 0, 0));
+        streams.say(&goaway(0));
+        streams.hear(&frame(HEADERS, 0, 1, 6));
+        assert!(streams.hears_head() && streams.is_empty());
     }
 
     #[test]

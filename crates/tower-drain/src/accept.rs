@@ -28,6 +28,8 @@ pub struct DrainAcceptor<A> {
     waker: Option<Waker>,
     /// It was ready for the last of the backlog, and has not been called since.
     asked: bool,
+    /// It was so more than once: whoever accepts cannot take out who waits (out of descriptors).
+    lacks: bool,
     /// It has said that accepting is over.
     closed: bool,
 }
@@ -40,6 +42,7 @@ impl<A> DrainAcceptor<A> {
             shared,
             waker: None,
             asked: false,
+            lacks: false,
             closed: false,
         }
     }
@@ -51,6 +54,15 @@ impl<A> DrainAcceptor<A> {
         }
         self.waker = Some(cx.waker().clone());
         self.shared.heed(self.key, cx)
+    }
+}
+
+impl<A> DrainAcceptor<A> {
+    fn lack(&mut self, lacks: bool) {
+        if self.lacks != lacks {
+            self.lacks = lacks;
+            self.shared.acceptor_lacks(self.key, lacks);
+        }
     }
 }
 
@@ -83,13 +95,18 @@ where
             return self.inner.poll_ready(cx).map_err(Into::into);
         }
         let asked = std::mem::take(&mut self.asked);
-        if phase == Phase::Draining && !asked {
+        if asked && self.closed {
+            self.lack(true);
+        }
+        if phase == Phase::Draining && (self.closed || !asked) {
             let ready = self.inner.poll_ready(cx).map_err(Into::into);
             if ready.is_ready() {
                 self.shared.acceptor_spoke(self.key);
                 self.asked = true;
-                // To be asked again also if nobody comes.
-                cx.waker().wake_by_ref();
+                if !self.closed {
+                    // To be asked again also if nobody comes.
+                    cx.waker().wake_by_ref();
+                }
                 return ready;
             }
             if self.closed {
@@ -106,6 +123,7 @@ where
 
     fn call(&mut self, io: Io) -> Self::Future {
         self.asked = false;
+        self.lack(false);
         if self.shared.phase() > Phase::Draining {
             // Who said `Closed` may be called all the same, and the acceptor inside may not be ready for it.
             let _ = io.reset_on_close();

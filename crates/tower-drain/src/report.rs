@@ -30,7 +30,8 @@ pub struct Report {
     pub ended: usize,
     /// The connections that were reset while something ran on them.
     pub cut: Vec<Cut>,
-    /// How many clients were taken out of the backlog and then reset, as there was no time or no place to serve them.
+    /// How many clients were taken out of the backlog and then reset, as there was no time or no place to serve them. Of
+    /// those who could not even be taken out, without descriptors, it counts one for each acceptor.
     pub unserved: usize,
 }
 

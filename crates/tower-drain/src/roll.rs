@@ -61,6 +61,8 @@ struct Roll {
 struct Acceptor {
     waker: Option<Waker>,
     stage: Stage,
+    /// Somebody waits whom nobody can take out of the backlog.
+    lacks: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -190,7 +192,9 @@ impl Shared {
 
     pub(crate) fn ended_and_unserved(&self) -> (usize, usize) {
         let roll = self.roll();
-        (roll.ended, roll.unserved)
+        let lacking = roll.acceptors.iter();
+        let lacking = lacking.filter(|(_, acceptor)| acceptor.lacks).count();
+        (roll.ended, roll.unserved + lacking)
     }
 
     pub(crate) fn look(&self) -> Progress {
@@ -213,7 +217,10 @@ impl Shared {
     }
 
     pub(crate) fn drop_acceptor(&self, key: usize) {
-        let acceptor = self.roll().acceptors.remove(key);
+        let mut roll = self.roll();
+        let acceptor = roll.acceptors.remove(key);
+        roll.unserved += usize::from(acceptor.lacks);
+        drop(roll);
         drop(acceptor); // its waker, and not under the lock
         self.changed.notify_one();
     }
@@ -242,6 +249,10 @@ impl Shared {
 
     pub(crate) fn acceptor_waits(&self, key: usize) {
         self.roll().acceptors[key].stage = Stage::Waits;
+    }
+
+    pub(crate) fn acceptor_lacks(&self, key: usize, lacks: bool) {
+        self.roll().acceptors[key].lacks = lacks;
     }
 
     pub(crate) fn acceptor_spoke(&self, key: usize) {

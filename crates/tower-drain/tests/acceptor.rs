@@ -188,6 +188,43 @@ async fn who_is_handed_over_after_the_end_is_reset_and_reported() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_cannot_be_handed_over_is_waited_for_and_reported() {
+    // DRAIN-2, DRAIN-8: without descriptors, whoever accepts asks again and again, and has nobody to hand over.
+    for served in [true, false] {
+        let drain = Drain::new(Duration::from_secs(5));
+        let mut acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
+        let mut task = task::spawn(());
+        draining(&drain).await;
+        assert!(task.enter(|cx, _| is_ready(&ask(&mut acceptor, cx))));
+        assert!(task.enter(|cx, _| is_closed(&ask(&mut acceptor, cx))));
+        for _ in 0..9 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert!(task.enter(|cx, _| is_ready(&ask(&mut acceptor, cx))));
+        }
+        assert_eq!(drain.watch().phase(), Phase::Draining);
+        if served {
+            let (_client, socket) = tokio::io::duplex(64);
+            drop(acceptor.call(socket));
+        } else {
+            tokio::time::sleep(Duration::from_millis(510)).await;
+            assert!(task.enter(|cx, _| is_closed(&ask(&mut acceptor, cx))));
+        }
+        drop(acceptor);
+        let report = drain.finished().await;
+        assert_eq!(report.unserved, usize::from(!served));
+    }
+    // Nor does it help not to say so.
+    let drain = Drain::new(Duration::from_secs(1));
+    let mut acceptor = drain.layer().layer(Accept::new(service_fn(hello)));
+    let mut task = task::spawn(());
+    draining(&drain).await;
+    for ready in [true, false, true, true] {
+        assert_eq!(task.enter(|cx, _| is_ready(&ask(&mut acceptor, cx))), ready);
+    }
+    assert_eq!(drain.finished().await.unserved, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_that_begins_before_its_server_waits_for_it_a_second() {
     // DRAIN-2
     let drain = Drain::new(Duration::ZERO);

@@ -222,6 +222,43 @@ pub(crate) async fn half_a_head_of_http2_ends_the_connection(stack: Stack) {
     }
 }
 
+pub(crate) async fn half_of_the_trailers_ends_the_connection(stack: Stack) {
+    // READ-4: also when the stream is over, whose answer did not wait for its body; and a promise, which no client may
+    // make, is refused when it is whole.
+    if !is_bare(stack, Protocol::Http2) {
+        return;
+    }
+    let fields = b"\0\x01a\x01b";
+    let promised = [&[0, 0, 0, 2], &raw::head(0x82, "/")[..]].concat();
+    for (path, half) in [
+        ("/echo", raw::frame(1, 1, 1, fields)),
+        ("/", raw::frame(1, 1, 1, fields)),
+        ("/slow-ignore", raw::frame(1, 1, 1, fields)),
+        ("/echo", raw::frame(5, 0, 1, &promised)),
+    ] {
+        let server = start(stack).await;
+        let mut socket = server.connect_silently();
+        let begin = [&PREFACE[..], &raw::post(1, path)].concat();
+        socket.write_all(&begin).await.expect("a new socket");
+        sleep(Duration::from_millis(10)).await;
+        let start = Instant::now();
+        socket.write_all(&half).await.expect("still open");
+        assert_ends_at(&server, &mut socket, start + HEAD).await;
+    }
+    // In time, they are trailers.
+    let (_server, mut socket) = bare(stack, Protocol::Http2).await.expect("it is bare");
+    let begin = [&PREFACE[..], &raw::post(1, "/echo")].concat();
+    socket.write_all(&begin).await.expect("a new socket");
+    for part in [raw::frame(1, 1, 1, fields), raw::frame(9, 4, 1, b"")] {
+        sleep(JUST_BELOW_HEAD).await;
+        socket.write_all(&part).await.expect("still open");
+    }
+    sleep(HEAD).await;
+    socket.write_all(&raw::get(3, "/")).await.expect("open");
+    let said = said(&mut socket).await;
+    assert!(raw::ended(&said, 1) && raw::answered(&said, 3));
+}
+
 pub(crate) async fn each_head_of_http2_has_its_own_time(stack: Stack) {
     // READ-4: the end of one and the begin of the next in one read.
     let Some((_server, mut socket)) = bare(stack, Protocol::Http2).await else {

@@ -310,7 +310,7 @@ impl Drain {
             tokio::select! {
                 biased;
                 ended = &mut server => match ended {
-                    Err(error) if !error.get_ref().is_some_and(|cause| Closed::caused(cause)) => return Err(error),
+                    Err(error) if !error.get_ref().is_some_and(Closed::caused) => return Err(error),
                     _ => {}
                 },
                 report = self.finished() => return Ok(report),

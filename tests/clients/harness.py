@@ -212,6 +212,28 @@ def served(sock, request=GET):
     return sock.recv(65536)
 
 
+class Pauses:
+    """For how long this machine stood still meanwhile: what no server is to blame for. Shorter pauses than 10 ms are
+    none."""
+
+    def __enter__(self):
+        self.seconds, self.over = 0, False
+        self.watcher = threading.Thread(target=self.watch, daemon=True)
+        self.watcher.start()
+        return self
+
+    def watch(self):
+        while not self.over:
+            start = time.monotonic()
+            time.sleep(0.001)
+            pause = time.monotonic() - start - 0.001
+            self.seconds += pause if pause > 0.01 else 0
+
+    def __exit__(self, *_):
+        self.over = True
+        self.watcher.join()
+
+
 def until(what, check, seconds=5):
     end = time.monotonic() + seconds
     while not check():

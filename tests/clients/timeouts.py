@@ -72,13 +72,14 @@ def reuse_below_the_timeout(stack):
     """Fifty reuses at four fifths of the timeout never meet a closed connection. KEEP-1"""
     with Playground(stack, "--keep-alive-timeout", "500ms") as server:
         def reuses(connect, ask, number):
-            client, asked = connect(), time.monotonic()
+            client, asked, late = connect(), time.monotonic(), 0
             for _ in range(number):
                 if after(asked) > 0.45:  # this machine stood still: it would be late itself
-                    client = connect()
+                    client, late = connect(), late + 1
                 ask(client)
                 asked = time.monotonic()
                 time.sleep(0.4)
+            assert late <= number / 10, f"late {late} times"
 
         def ask_http1(sock):
             assert served(sock).startswith(b"HTTP/1.1 200 ")

@@ -67,11 +67,25 @@ impl<'a, L> Backlog<'a, L> {
                 Ok(socket) => return Ok(Some(socket)),
                 // One client has left, or a signal has come.
                 Err(error) if matches!(error.kind(), ConnectionAborted | Interrupted) => {}
-                Err(error) if is_shortage(&error) => return Err(error),
+                // Linux takes a descriptor first, and looks for a client second: nobody need be there.
+                Err(error) if is_shortage(&error) && self.somebody_waits() => return Err(error),
                 Err(_) => return Ok(None),
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(unix)]
+impl<L: std::os::fd::AsFd> Backlog<'_, L> {
+    /// Asks without a descriptor for it.
+    fn somebody_waits(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+        let mut asked = [PollFd::new(self.listener, PollFlags::IN)];
+        let at_once = Timespec::default();
+        // If it cannot be told: to wait for nobody is less than to reset somebody.
+        poll(&mut asked, Some(&at_once)).is_err() || !asked[0].revents().is_empty()
     }
 }
 

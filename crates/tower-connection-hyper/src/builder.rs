@@ -22,7 +22,13 @@ type BoxError = Box<dyn Error + Send + Sync>;
 ///
 /// It is implemented for [`http1::Builder`], [`http2::Builder`] and [`auto::Builder`], with whatever
 /// you have set on them. (hyper-util's own trait for this is sealed and leaves out
-/// [`http1::UpgradeableConnection`].)
+/// [`http1::UpgradeableConnection`].) Two settings have company:
+///
+/// - `half_close(true)`: say it to the connection as well, by
+///   [`allow_half_close`](tower_connection::ConnectionHandle::allow_half_close). Else who has ended its half is taken to have
+///   left after a second.
+/// - `pipeline_flush(true)`: hyper does not flush while a part of a next request is there, so a client that leaves then is
+///   noticed at the answer only (1.12, `proto/h1/io.rs`).
 ///
 /// # Examples
 ///
@@ -35,7 +41,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// # }
 /// # async fn run(listener: tokio::net::TcpListener) -> std::io::Result<()> {
 /// let mut builder = http1::Builder::new();
-/// builder.max_headers(50).half_close(false);
+/// builder.max_headers(50).keep_alive(true);
 /// serve(listener, Accept::new(tower::service_fn(hello)))
 ///     .with_builder(builder)
 ///     .await

@@ -424,6 +424,37 @@ impl ConnectionHandle {
         self.shared.state.set_lingering();
     }
 
+    /// Lets the client end its half of the connection and wait for its answer. By default, who has ended it is taken to
+    /// have left, by hyper and by the socket half (CONN-11).
+    ///
+    /// For HTTP/1, beside hyper's `half_close(true)`, which cannot be seen from here. Nobody notices a client that leaves
+    /// then, before it is written to.
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// use hyper::server::conn::http1;
+    /// use tower::{ServiceExt, service_fn};
+    /// use tower_connection::{Accept, Connection};
+    /// use tower_connection_hyper::serve;
+    ///
+    /// # async fn hello(_: http::Request<hyper::body::Incoming>) -> Result<http::Response<String>, Infallible> {
+    /// #     Ok(http::Response::new("hello".into()))
+    /// # }
+    /// # async fn run(listener: tokio::net::TcpListener) -> std::io::Result<()> {
+    /// let mut builder = http1::Builder::new();
+    /// builder.half_close(true);
+    ///
+    /// let acceptor = Accept::new(service_fn(hello)).map_response(|connection: Connection<_, _>| {
+    ///     connection.handle().allow_half_close();
+    ///     connection
+    /// });
+    /// serve(listener, acceptor).with_builder(builder).await
+    /// # }
+    /// ```
+    pub fn allow_half_close(&self) {
+        self.shared.state.set_half_close();
+    }
+
     /// Keeps `guard` until the socket is closed, which is later than the last response if the connection was upgraded.
     ///
     /// If it is closed already, or nothing tells of it (a [detached](Self::detached) handle keeps a guard as long as it

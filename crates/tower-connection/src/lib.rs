@@ -64,28 +64,34 @@
 //! Refuse a network, before a byte is read:
 //!
 //! ```
-//! use std::{convert::Infallible, task::{Context, Poll}};
-//! use tower::{Service, ServiceBuilder, service_fn};
+//! use std::{convert::Infallible, future::Future, pin::Pin, task::{Context, Poll}};
+//! use tower::{BoxError, Service, ServiceBuilder, service_fn};
 //! use tower_connection::{Accept, Socket};
 //!
 //! /// Resets connections from outside this machine.
 //! #[derive(Clone)]
 //! struct LoopbackOnly<A>(A);
 //!
-//! impl<A: Service<Io>, Io: Socket> Service<Io> for LoopbackOnly<A> {
+//! impl<A, Io> Service<Io> for LoopbackOnly<A>
+//! where
+//!     A: Service<Io, Error: Into<BoxError>, Future: Send + 'static>,
+//!     Io: Socket,
+//! {
 //!     type Response = A::Response;
-//!     type Error = A::Error;
-//!     type Future = A::Future;
+//!     type Error = BoxError;
+//!     type Future = Pin<Box<dyn Future<Output = Result<A::Response, BoxError>> + Send>>;
 //!
-//!     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), A::Error>> {
-//!         self.0.poll_ready(cx)
+//!     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+//!         self.0.poll_ready(cx).map_err(Into::into)
 //!     }
 //!
-//!     fn call(&mut self, io: Io) -> A::Future {
+//!     fn call(&mut self, io: Io) -> Self::Future {
 //!         if io.peer().ip().is_some_and(|peer| !peer.ip().is_loopback()) {
-//!             let _ = io.reset_on_close();
+//!             let _ = io.reset_on_close(); // which is here: nobody has it any more
+//!             return Box::pin(async { Err("it is not from this machine".into()) });
 //!         }
-//!         self.0.call(io)
+//!         let accepted = self.0.call(io);
+//!         Box::pin(async { accepted.await.map_err(Into::into) })
 //!     }
 //! }
 //!

@@ -143,10 +143,12 @@ impl Obey {
     ///
     /// hyper reads each time that it is polled, but not if a part of the next request is there already, or if a body is
     /// not read: then not until its service has answered, and not at all if that has dropped the body (1.12,
-    /// `proto/h1/conn.rs`, `mid_message_detect_eof`, `poll_drain_or_close_read`). As there, half an end is one.
+    /// `proto/h1/conn.rs`, `mid_message_detect_eof`, `poll_drain_or_close_read`). As there, half an end is one unless it is
+    /// said otherwise: with hyper's `half_close` it does not read either, and nobody can ask its builder for that.
     fn check_presence(&mut self, io: &impl Socket, cx: &mut Context<'_>) -> io::Result<()> {
         let reads = std::mem::take(&mut self.presence.reads) || self.spoken == Spoken::Http2;
-        if reads || self.handle.in_flight() == 0 || self.handle.is_upgraded() {
+        let none = reads || self.handle.in_flight() == 0 || self.handle.is_upgraded();
+        if none || self.handle.state().may_half_close() {
             self.presence.look.clear();
             return Ok(());
         }
@@ -348,7 +350,9 @@ impl Obey {
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
         let polled = poll(cx);
-        let is_last = self.handle.is_closing() && self.streams.is_empty();
+        // HTTP/1 reads no more than a request at a time, and a whole response would go through here in one turn.
+        let is_last =
+            self.spoken == Spoken::Http2 && self.handle.is_closing() && self.streams.is_empty();
         if polled.is_pending() && is_last && !coop::has_budget_remaining() {
             return pin!(coop::unconstrained(poll_fn(poll))).poll(cx);
         }

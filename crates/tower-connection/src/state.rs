@@ -73,6 +73,7 @@ pub(crate) struct State {
     announced: AtomicBool,
     unread: AtomicBool,
     lingering: AtomicBool,
+    half_close: AtomicBool,
     /// Since when requests are answered in the place of their service, in nanoseconds since the connection was accepted,
     /// and one; zero is none.
     refused_since: AtomicU64,
@@ -362,6 +363,16 @@ impl State {
 
     pub(crate) fn is_lingering(&self) -> bool {
         self.lingering.load(Ordering::Relaxed)
+    }
+
+    /// The end of what a client sends is not the end of the client.
+    pub(crate) fn set_half_close(&self) {
+        // Relaxed: said before the connection is served.
+        self.half_close.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn may_half_close(&self) -> bool {
+        self.half_close.load(Ordering::Relaxed)
     }
 
     /// Since when requests are refused: since `now`, if this is the first.

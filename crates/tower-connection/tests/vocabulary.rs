@@ -725,6 +725,42 @@ async fn who_leaves_is_found_within_a_second_if_nobody_reads() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_may_end_his_half_has_not_left() {
+    // CONN-11: with hyper's `half_close(true)`, whoever ended his half was cut after a second, and read no answer.
+    let (_client, server) = tokio::io::duplex(64);
+    let server = Left(server, Arc::new(AtomicBool::new(true)));
+    let handle = ConnectionHandle::new(&server);
+    handle.allow_half_close();
+    let mut io = Hooked::new(server, Obey::new(handle.clone()));
+    let request = handle.begin(http::Version::HTTP_11);
+    assert_eq!(fails_after(&mut io).await, None);
+    drop(request);
+}
+
+#[tokio::test]
+async fn what_is_said_last_needs_no_budget_and_a_long_response_has_one() {
+    // Of HTTP/2 it is some frames; of HTTP/1 it would be all of a response whose client keeps up, in one turn of its task.
+    let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for (said, goes) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], false), (http2, true)] {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let handle = ConnectionHandle::new(&server);
+        let mut io = Hooked::new(server, Obey::new(handle.clone()));
+        client.write_all(said).await.expect("open");
+        io.read_exact(&mut vec![0; said.len()])
+            .await
+            .expect("bytes");
+        handle.close();
+        let poll = poll_fn(|cx| {
+            while tokio::task::coop::has_budget_remaining() {
+                assert_ready!(tokio::task::coop::poll_proceed(cx)).made_progress();
+            }
+            Poll::Ready(Pin::new(&mut io).poll_write(cx, b".").is_ready())
+        });
+        assert_eq!(poll.await, goes);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deadline_that_has_passed_is_seen_without_a_budget() {
     // Who is sent something at all times is asked only when its task has used up tokio's budget.
     let mut deadline = Deadline::default();

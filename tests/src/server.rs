@@ -335,6 +335,7 @@ fn router(handlers: Handlers) -> Router {
             get(async |Path(n): Path<usize>| vec![b'.'; n]),
         )
         .route("/chunks/{n}", get(chunks))
+        .route("/file/{n}", get(file))
         .route("/abort", get(abort))
         .route("/connection", get(connection))
         .route("/ticks/{ms}", get(ticks))
@@ -461,6 +462,17 @@ async fn chunks(State(handlers): State<Handlers>, Path(n): Path<usize>) -> Body 
         (left > 0).then(|| (next, left - chunk.len()))
     });
     Body::new(Guarded::new(Body::from_stream(chunks), handlers.enter()))
+}
+
+/// The same, as files are served: the head tells how many, and the body does not.
+async fn file(
+    handlers: State<Handlers>,
+    Path(n): Path<usize>,
+) -> impl axum::response::IntoResponse {
+    (
+        [(http::header::CONTENT_LENGTH, n)],
+        chunks(handlers, Path(n)).await,
+    )
 }
 
 async fn close_abort(Extension(connection): Extension<ConnectionHandle>) {

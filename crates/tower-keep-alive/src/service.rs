@@ -5,7 +5,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header::CONNECTION};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, Version,
+    header::{CONNECTION, CONTENT_LENGTH},
+};
 use http_body::Body;
 use tokio::time::Instant;
 use tower_connection::Head;
@@ -127,7 +130,9 @@ where
         if !persists || handle.is_upgraded() || handle.is_closing() {
             return Poll::Ready(Ok(response));
         }
-        if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
+        let has_length = response.body().size_hint().exact().is_some()
+            || response.headers().contains_key(CONTENT_LENGTH);
+        if version == Version::HTTP_10 && !has_length {
             // Only the end of the connection can tell the end of the body (RFC 9112, section 6.3). hyper adds `keep-alive`
             // to a response of 1.1 nevertheless (1.12, `proto/h1/conn.rs`, `fix_keep_alive`).
             let close = HeaderValue::from_static("close");

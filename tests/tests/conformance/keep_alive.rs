@@ -467,9 +467,9 @@ pub(crate) async fn http10_clients_keep_what_they_ask_to_keep(stack: Stack) {
     let Some((server, mut socket)) = http1(stack, KeepAliveLayer::default()).await else {
         return;
     };
-    for _ in 0..3 {
-        let get = b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n";
-        socket.write_all(get).await.expect("open");
+    for path in ["/", "/file/9", "/"] {
+        let get = format!("GET {path} HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n");
+        socket.write_all(get.as_bytes()).await.expect("open");
         let answer = read(&mut socket).await;
         assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
         assert!(

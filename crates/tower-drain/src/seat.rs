@@ -84,7 +84,8 @@ impl Line {
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = &self.bytes[..usize::from(self.length)];
-        f.write_str(&String::from_utf8_lossy(line))
+        // Escaped: `http` lets through whatever is UTF-8, and lines of a log are made of it.
+        write!(f, "{}", String::from_utf8_lossy(line).escape_debug())
     }
 }
 
@@ -324,5 +325,28 @@ impl Drop for InFlight {
                 self.seat.shared.look_at(self.seat.clone());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A terminal reads U+009B as the beginning of an instruction, and U+202E turns around what follows.
+    #[test]
+    fn what_a_client_asked_for_is_escaped() {
+        let asked = Request::get("/caf\u{e9}\u{9b}2J\u{202e}").body(());
+        let line = Line::of(&asked.expect("http lets it through"));
+        assert_eq!(line.to_string(), "GET /caf\u{e9}\\u{9b}2J\\u{202e}");
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_is_told_as_far_as_it_fits() {
+        let asked = Request::get(format!("/{}", "\u{e9}".repeat(100))).body(());
+        let line = Line::of(&asked.expect("a request")).to_string();
+        assert!(
+            line.starts_with("GET /\u{e9}\u{e9}") && line.len() <= LINE + 3,
+            "{line}"
+        );
     }
 }

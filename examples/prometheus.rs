@@ -15,6 +15,13 @@ async fn main() -> io::Result<ExitCode> {
     // The app's own metrics, told by the macros of `metrics`, go there as well.
     let recorder = PrometheusBuilder::new().install_recorder();
     let prometheus = recorder.map_err(io::Error::other)?;
+    let histograms = prometheus.clone(); // else those of the app grow while nobody asks
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            histograms.run_upkeep();
+        }
+    });
 
     let mut settings = Settings::direct();
     settings.max_in_flight = MaxInFlight::Adaptive;

@@ -11,7 +11,10 @@ use tower_overload::{Adaptive, InFlightLimit, InFlightLimitLayer, Ticket};
 use tower_read_timeout::{ReadTimeout, ReadTimeoutLayer};
 use tower_write_timeout::{WriteTimeout, WriteTimeoutLayer};
 
-use crate::{MaxConnections, MaxInFlight, ProxyProtocol, Settings, Watch};
+use crate::{
+    MaxConnections, MaxInFlight, ProxyProtocol, Settings, Watch,
+    settings::{PATHS, is_path},
+};
 
 /// Every layer of this project, each with a setting that suits most, in the order in which they belong.
 ///
@@ -128,9 +131,13 @@ impl Preset {
     ///
     /// # Panics
     ///
-    /// If `at_capacity` is empty, or names a policy that is never reached. From text it is neither.
+    /// If `at_capacity` is empty, or names a policy that is never reached; if a path of `never_shed` or `untimed_bodies` is
+    /// none (`healthz`, `/users/{id}`), and would never be found. From text they are right.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
+        for path in settings.never_shed.iter().chain(&settings.untimed_bodies) {
+            assert!(is_path(path), "{path:?} is no path: expected {PATHS}");
+        }
         let max_per_client = settings.max_connections_per_client;
         let (proxy_protocol, outer_max, inner_max) = match settings.proxy_protocol {
             ProxyProtocol::Off => (ProxyProtocolLayer::off(), max_per_client, 0),
@@ -302,7 +309,8 @@ impl<Inside> Preset<Inside> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it drops the server, and so closes the listener. Connections that were accepted go on.
+    /// Dropping it drops the server, and so closes the listener. Connections that were accepted go on. SIGTERM and SIGINT are
+    /// listened to from then on, and end the process no more by themselves.
     pub async fn run<S>(&self, server: S) -> io::Result<Report>
     where
         S: IntoFuture<Output = io::Result<()>>,

@@ -8,7 +8,8 @@ impl Watch {
     /// Tells the recorder of `metrics` what is there now, and how often what has happened.
     ///
     /// Call it when somebody looks: before an exporter renders, or every few seconds. Between two calls nothing is
-    /// told, and nothing is spent. Without a recorder it does nothing.
+    /// told, and nothing is spent. Without a recorder it does nothing. A gauge of a limit that is taken away while the server
+    /// runs keeps its last value.
     ///
     /// The names begin with `server_`; `docs/operations.md` lists them. Two servers of one process would overwrite each other's:
     /// tell of one of them, or take [`look`](Watch::look) and tell it yourself.

@@ -52,9 +52,14 @@ impl<Inside> Preset<Inside> {
     ///
     /// If the signals cannot be listened to.
     ///
+    /// # Panics
+    ///
+    /// If an acceptor [inside](Preset::inside) fails while it becomes ready: axum's listener cannot tell it.
+    ///
     /// # Cancel safety
     ///
-    /// Dropping it closes the listener. Connections that were accepted go on.
+    /// Dropping it closes the listener. Connections that were accepted go on. SIGTERM and SIGINT are listened to from then
+    /// on, and end the process no more by themselves ([`Drain::begin_on_signals`](tower_drain::Drain::begin_on_signals)).
     #[cfg(feature = "axum")]
     pub async fn serve_axum<L, I, S, B>(self, listener: L, app: axum::Router) -> io::Result<Report>
     where

@@ -186,10 +186,14 @@ impl fmt::Display for Html<'_> {
         }
         for step in moves {
             let ago = Milliseconds(step.at.elapsed());
+            let what = match step.reason {
+                "" => "moved".into(), // by a law of one's own, which need not say why
+                reason => reason.replace('&', "&amp;").replace('<', "&lt;"),
+            };
             writeln!(
                 f,
-                "<tr><td>{ago} ago: {}</td><td>{} to {}</td></tr>",
-                step.reason, step.from, step.to
+                "<tr><td>{ago} ago: {what}</td><td>{} to {}</td></tr>",
+                step.from, step.to
             )?;
         }
         f.write_str("</table><h2>Since the start</h2><table>\n")?;

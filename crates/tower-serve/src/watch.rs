@@ -50,13 +50,16 @@ pub struct Look {
     pub phase: Phase,
     /// How long what is left may still go on, while it drains.
     pub time_left: Option<Duration>,
-    /// How many connections are open, but for those that are being turned away.
+    /// How many connections hold a place of the limit: all that are open, but for those that are being turned away or
+    /// made room, newcomers who wait for that, and upgraded ones, if these have a limit of their own.
     pub connections: usize,
     /// How many may be. `None` is any number.
     pub max_connections: Option<usize>,
-    /// How many of them are no longer HTTP: WebSockets over HTTP/1.
+    /// How many are no longer HTTP: WebSockets over HTTP/1.
     pub upgraded: usize,
-    /// How many are being turned away.
+    /// How many are open past the limit, all on their way: who is being turned away, who made room, newcomers for whom that
+    /// happens. One of whom the PROXY protocol has told that it has too many is among the
+    /// [`connections`](Look::connections) as well.
     pub being_rejected: usize,
     /// Whether clients wait in the kernel's backlog as there is no place for them: how many acceptors do.
     pub acceptors_waiting: usize,

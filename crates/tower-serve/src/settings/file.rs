@@ -7,10 +7,10 @@ use serde::{
     de::{self, MapAccess, SeqAccess, Visitor},
 };
 
-use super::Settings;
+use super::{Settings, value::is_element};
 
-/// A map from names to values. A number can be written as such, and a list as one; `preset` says what they begin with, as
-/// in [`Settings::from_env`].
+/// A map from names to values, of any format that tells what it holds (TOML, JSON, YAML; not bincode). A number can be
+/// written as such, and what is a list as one; `preset` says what they begin with, as in [`Settings::from_env`].
 impl<'de> Deserialize<'de> for Settings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(Names)
@@ -35,10 +35,11 @@ impl<'de> Visitor<'de> for Names {
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Settings, M::Error> {
         let mut named = Vec::new();
-        while let Some((name, Text(text))) = map.next_entry::<String, Text>()? {
+        while let Some((name, given)) = map.next_entry::<String, Given>()? {
             if named.iter().any(|(other, _)| *other == name) {
                 return Err(de::Error::custom(format_args!("{name} is there twice")));
             }
+            let text = given.text(&name).map_err(de::Error::custom)?;
             named.push((name, text));
         }
         let text = |wanted: &str| {
@@ -58,41 +59,68 @@ impl<'de> Visitor<'de> for Names {
 }
 
 /// A value as text, however it was written.
-struct Text(String);
+enum Given {
+    One(String),
+    Many(Vec<String>),
+}
 
-impl<'de> Deserialize<'de> for Text {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Scalar)
+impl Given {
+    /// As the setting of this name takes it.
+    fn text(self, name: &str) -> Result<String, String> {
+        let texts = match self {
+            Self::One(text) => return Ok(text),
+            Self::Many(texts) => texts,
+        };
+        let mut settings = Settings::direct();
+        let mut lists = settings
+            .fields()
+            .into_iter()
+            .filter(|(_, value)| value.is_list());
+        if !lists.any(|(list, _)| list == name) {
+            return Err(format!("{name} takes no list"));
+        }
+        if !texts.iter().all(|text| is_element(text)) {
+            return Err(format!(
+                "{name} = {texts:?}: one of them is empty, or has a comma"
+            ));
+        }
+        Ok(texts.join(", "))
     }
 }
 
-struct Scalar;
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AsText)
+    }
+}
 
-impl<'de> Visitor<'de> for Scalar {
-    type Value = Text;
+struct AsText;
+
+impl<'de> Visitor<'de> for AsText {
+    type Value = Given;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("text, a whole number or a list of text")
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-        Ok(Text(text.into()))
+    fn visit_str<E>(self, text: &str) -> Result<Given, E> {
+        Ok(Given::One(text.into()))
     }
 
-    fn visit_u64<E>(self, n: u64) -> Result<Text, E> {
-        Ok(Text(n.to_string()))
+    fn visit_u64<E>(self, n: u64) -> Result<Given, E> {
+        Ok(Given::One(n.to_string()))
     }
 
-    fn visit_i64<E>(self, n: i64) -> Result<Text, E> {
-        Ok(Text(n.to_string()))
+    fn visit_i64<E>(self, n: i64) -> Result<Given, E> {
+        Ok(Given::One(n.to_string()))
     }
 
-    fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Text, S::Error> {
+    fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Given, S::Error> {
         let mut texts = Vec::new();
-        while let Some(text) = list.next_element::<String>()? {
+        while let Some(text) = list.next_element()? {
             texts.push(text);
         }
-        Ok(Text(texts.join(", ")))
+        Ok(Given::Many(texts))
     }
 }
 
@@ -145,10 +173,24 @@ mod tests {
                 "max_wait is there twice",
             ),
             (r#"{"preset": "behind-balancer"}"#, "wants proxy_protocol"),
+            (
+                r#"{"write_timeout": ["10s"]}"#,
+                "write_timeout takes no list",
+            ),
+            (r#"{"preset": ["direct"]}"#, "preset takes no list"),
+            (r#"{"never_shed": ["/a,/b"]}"#, "has a comma"),
+            (r#"{"never_shed": [""]}"#, "is empty"),
+            (r#"{"never_shed": ["/a?b"]}"#, "expected paths"),
         ] {
             let wrong = read(text).expect_err(text);
             assert!(wrong.contains(told), "{text}: {wrong}");
         }
+    }
+
+    #[test]
+    fn a_list_may_have_nothing_in_it() {
+        let settings = read(r#"{"never_shed": []}"#).expect("a list");
+        assert!(settings.never_shed.is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{env, error::Error, fmt, time::Duration};
 use tower_connection_limit::AtCapacity;
 
 use self::value::Value;
+pub(crate) use self::value::{PATHS, is_path};
 
 /// What a [`Preset`](crate::Preset) is made of: numbers, and nothing that runs.
 ///
@@ -55,14 +56,16 @@ pub struct Settings {
     /// Default is `make-room, reject, wait`.
     pub at_capacity: Vec<AtCapacity>,
     /// How many connections one client may have: an IPv4 address, a /64 of IPv6. Default is 0, which is no limit:
-    /// thousands may be behind one address.
+    /// thousands may be behind one address. Behind a balancer that does not name them by the PROXY protocol, it is the
+    /// balancer that this bounds.
     pub max_connections_per_client: usize,
     /// How many requests may be in flight: a number, `adaptive`, or 0. Default is 0, which is no limit; see
     /// [`MaxInFlight`].
     pub max_in_flight: MaxInFlight,
     /// How long a request may wait for that. Default is 0: it is refused at once.
     pub max_wait: Duration,
-    /// The paths whose requests are never refused for load; what ends with `*` names all that begin so. Default is
+    /// The paths whose requests are never refused for load, as they are asked for; what ends with `*` names all that begin
+    /// so. Default is
     /// `/healthz, /livez, /metrics, /readyz, /status`. Nothing bounds how many of these there are: name none that costs
     /// anything, and take out those that your app answers otherwise (by a fallback, say).
     pub never_shed: Vec<String>,
@@ -92,7 +95,8 @@ pub struct Settings {
     /// How long what is running may go on once the listener is closed. Default is 30 s, and 20 s behind a balancer, so
     /// that the lame duck and it fit into the 30 s of Kubernetes. Zero is for ever.
     pub drain_timeout: Duration,
-    /// How long everything is still served when the drain has begun, while readiness says no. Default is 0, and 5 s behind a balancer.
+    /// How long everything is still served when the drain has begun, while readiness says no. Default is 0, which skips it,
+    /// and 5 s behind a balancer.
     pub lame_duck: Duration,
     /// Whether each connection begins with a header that names the client. Default is `off`; behind a balancer it must
     /// be said.
@@ -111,7 +115,8 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MaxConnections {
     /// 1024 for each worker of the runtime, and no more than the process has descriptors for (`RLIMIT_NOFILE`) when a
-    /// quarter of them is left to the rest of it. As text, `auto`.
+    /// quarter of them is left to the rest of it. Both are looked up once, when a preset is made of it; outside of a runtime,
+    /// a worker is a processor. As text, `auto`.
     #[default]
     Auto,
     /// So many. Zero is no limit.
@@ -138,7 +143,7 @@ pub enum MaxInFlight {
     /// Any number. As text, `0`.
     #[default]
     Off,
-    /// So many. Zero is any number.
+    /// So many. Zero is any number, and so is what is above 2,097,150.
     Fixed(usize),
     /// As many as can be served without getting slower. As text, `adaptive`.
     Adaptive,
@@ -227,7 +232,8 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// The first value that is not what its setting takes.
+    /// The first value that is not what its setting takes; another `APP_PRESET`, or `behind-balancer` without
+    /// `APP_PROXY_PROTOCOL`.
     ///
     /// # Examples
     ///
@@ -245,7 +251,8 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// The first value that is not what its setting takes.
+    /// The first value that is not what its setting takes; and `APP_PRESET`, which comes too late here: what these settings
+    /// begin with has been said by who made them.
     ///
     /// # Examples
     ///
@@ -256,7 +263,7 @@ impl Settings {
     /// # Ok(()) }
     /// ```
     pub fn with_env(mut self, prefix: &str) -> Result<Self, SettingsError> {
-        self.set_from(prefix, |name| env::var_os(name))?;
+        self.change_by(prefix, |name| env::var_os(name))?;
         Ok(self)
     }
 
@@ -357,6 +364,24 @@ impl Settings {
         Ok(settings)
     }
 
+    /// As `set_from`, where it has been said what they begin with.
+    fn change_by(
+        &mut self,
+        prefix: &str,
+        variable: impl Fn(&str) -> Option<std::ffi::OsString>,
+    ) -> Result<(), SettingsError> {
+        let name = format!("{prefix}_PRESET");
+        if let Some(text) = variable(&name) {
+            let problem = "comes too late: these settings have begun with one already (in a file, it is its `preset`)";
+            return Err(SettingsError::new(
+                &name,
+                &text.to_string_lossy(),
+                problem.into(),
+            ));
+        }
+        self.set_from(prefix, variable)
+    }
+
     fn set_from(
         &mut self,
         prefix: &str,
@@ -365,7 +390,7 @@ impl Settings {
         for name in Self::names() {
             let variable_name = format!("{prefix}_{}", name.to_uppercase());
             if let Some(text) = variable(&variable_name) {
-                // What is not Unicode becomes a sign that no number and no word has.
+                // What is not Unicode becomes a sign that nothing takes.
                 let set = self.set(name, &text.to_string_lossy());
                 set.map_err(|wrong| SettingsError {
                     name: variable_name,
@@ -549,6 +574,104 @@ mod tests {
         assert!(settings.set("write_timeout", "").is_err());
         settings.set("write_timeout", "0").expect("off");
         assert_eq!(settings.write_timeout, Duration::ZERO);
+    }
+
+    #[test]
+    fn what_nobody_means_is_no_duration() {
+        let mut settings = Settings::direct();
+        for wrong in [
+            "5M", // months, to humantime
+            "1 5s",
+            "5 s",
+            "10000000000000s",
+            "18446744073709551615s 1000ms", // a panic, in humantime 2.4.0
+            "1000y",
+        ] {
+            assert!(settings.set("write_timeout", wrong).is_err(), "{wrong}");
+        }
+        for (right, seconds) in [
+            (" 5s\n", 5),
+            ("1m30s", 90),
+            ("1h  5m", 3_900),
+            ("2days", 172_800),
+        ] {
+            settings.set("write_timeout", right).expect(right);
+            assert_eq!(settings.write_timeout, Duration::from_secs(seconds));
+        }
+        settings.write_timeout = Duration::new(20_000_000_000, 999_999_999);
+        let told = settings.write_timeout.text();
+        assert!(told.len() > 40, "{told}");
+        let before = settings.clone();
+        settings.set("write_timeout", &told).expect("what it tells");
+        assert_eq!(settings, before);
+    }
+
+    #[test]
+    fn a_number_is_digits() {
+        let mut settings = Settings::direct();
+        for name in [
+            "max_connections",
+            "max_in_flight",
+            "max_connections_per_client",
+            "min_body_rate",
+        ] {
+            for wrong in [
+                "+5",
+                "-5",
+                "",
+                "5 000",
+                "5_000",
+                "0x10",
+                "99999999999999999999999",
+            ] {
+                assert!(settings.set(name, wrong).is_err(), "{name}: {wrong}");
+            }
+            settings.set(name, " 5 ").expect(name);
+        }
+        settings.set("max_in_flight", "00").expect("zero");
+        assert_eq!(settings.max_in_flight, MaxInFlight::Off);
+    }
+
+    #[test]
+    fn what_no_request_has_is_no_path() {
+        let mut settings = Settings::direct();
+        for wrong in [
+            "healthz",
+            "*",
+            "/users/{id}",
+            "/grpc/*/Watch",
+            "/feed?x=1",
+            "/feed#x",
+            "/a b",
+            "/a\nb",
+            "/a,,/b",
+            ",",
+            "/\u{fffd}",
+        ] {
+            assert!(settings.set("never_shed", wrong).is_err(), "{wrong:?}");
+            let mut set = Settings::direct();
+            set.untimed_bodies = vec![wrong.into()];
+            let made = std::panic::catch_unwind(|| crate::Preset::new(&set));
+            assert!(made.is_err(), "{wrong:?}, in code");
+        }
+        settings
+            .set("never_shed", "/, /*, /ü, /a.b-c_d~")
+            .expect("paths");
+        assert_eq!(settings.never_shed, ["/", "/*", "/ü", "/a.b-c_d~"]);
+        drop(crate::Preset::new(&settings));
+        settings.set("never_shed", " ").expect("none");
+        assert!(settings.never_shed.is_empty());
+    }
+
+    #[test]
+    fn a_preset_that_comes_too_late_is_refused() {
+        // `APP_PRESET=behind-balancer` over a file was passed over, and the balancer had connections of 5 s.
+        let mut settings = Settings::direct();
+        let late = settings.change_by("APP", variables(&[("APP_PRESET", "behind-balancer")]));
+        assert_eq!(late.expect_err("too late").name(), "APP_PRESET");
+        let more = variables(&[("APP_LAME_DUCK", "3s")]);
+        settings.change_by("APP", more).expect("a setting");
+        assert_eq!(settings.lame_duck, Duration::from_secs(3));
     }
 
     #[test]

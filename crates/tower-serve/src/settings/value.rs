@@ -1,6 +1,6 @@
 //! The values of settings as text.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use tower_connection_limit::AtCapacity;
 
@@ -15,6 +15,11 @@ pub(super) trait Value {
     /// What it takes, after the words "expected".
     fn form(&self) -> &'static str;
 
+    /// Whether it is several, so that a file may have a list for it.
+    fn is_list(&self) -> bool {
+        false
+    }
+
     fn text(&self) -> String;
 }
 
@@ -24,7 +29,7 @@ fn put<T>(field: &mut T, parsed: Option<T>) -> bool {
 
 impl Value for usize {
     fn set(&mut self, text: &str) -> bool {
-        put(self, text.parse().ok())
+        put(self, number(text))
     }
 
     fn form(&self) -> &'static str {
@@ -38,7 +43,7 @@ impl Value for usize {
 
 impl Value for u64 {
     fn set(&mut self, text: &str) -> bool {
-        put(self, text.parse().ok())
+        put(self, number(text))
     }
 
     fn form(&self) -> &'static str {
@@ -52,11 +57,7 @@ impl Value for u64 {
 
 impl Value for Duration {
     fn set(&mut self, text: &str) -> bool {
-        let parsed = match text {
-            "0" => Some(Duration::ZERO),
-            text => humantime::parse_duration(text).ok(),
-        };
-        put(self, parsed)
+        put(self, duration(text))
     }
 
     fn form(&self) -> &'static str {
@@ -73,9 +74,9 @@ impl Value for Duration {
 
 impl Value for MaxConnections {
     fn set(&mut self, text: &str) -> bool {
-        let parsed = match text {
+        let parsed = match text.trim() {
             "auto" => Some(Self::Auto),
-            n => n.parse().ok().map(Self::Fixed),
+            n => number(n).map(Self::Fixed),
         };
         put(self, parsed)
     }
@@ -94,10 +95,9 @@ impl Value for MaxConnections {
 
 impl Value for MaxInFlight {
     fn set(&mut self, text: &str) -> bool {
-        let parsed = match text {
-            "0" => Some(Self::Off),
+        let parsed = match text.trim() {
             "adaptive" => Some(Self::Adaptive),
-            n => n.parse().ok().map(Self::Fixed),
+            n => number(n).map(|n| if n == 0 { Self::Off } else { Self::Fixed(n) }),
         };
         put(self, parsed)
     }
@@ -117,7 +117,7 @@ impl Value for MaxInFlight {
 
 impl Value for ProxyProtocol {
     fn set(&mut self, text: &str) -> bool {
-        let parsed = match text {
+        let parsed = match text.trim() {
             "off" => Some(Self::Off),
             "required" => Some(Self::Required),
             _ => None,
@@ -147,12 +147,16 @@ const AT_CAPACITY: [(&str, AtCapacity); 4] = [
 impl Value for Vec<AtCapacity> {
     fn set(&mut self, text: &str) -> bool {
         let named = |text: &str| AT_CAPACITY.iter().find(|(name, _)| *name == text);
-        let policies: Option<Vec<_>> = list(text).map(|name| Some(named(name)?.1)).collect();
+        let policies: Option<Vec<_>> = elements(text).map(|name| Some(named(name)?.1)).collect();
         put(self, policies.filter(|policies| is_course(policies)))
     }
 
     fn form(&self) -> &'static str {
         "one or more of make-room, reject, close and wait, in the order in which they are tried; none can follow wait, and only wait can follow reject or close"
+    }
+
+    fn is_list(&self) -> bool {
+        true
     }
 
     fn text(&self) -> String {
@@ -177,13 +181,17 @@ fn is_course(policies: &[AtCapacity]) -> bool {
 
 impl Value for Vec<String> {
     fn set(&mut self, text: &str) -> bool {
-        let paths: Vec<_> = list(text).map(String::from).collect();
-        let all = paths.iter().all(|path| path.starts_with('/'));
+        let paths: Vec<_> = elements(text).map(String::from).collect();
+        let all = paths.iter().all(|path| is_path(path));
         put(self, all.then_some(paths))
     }
 
     fn form(&self) -> &'static str {
-        "paths that begin with / (and end with * for all that begin so), with commas between them"
+        PATHS
+    }
+
+    fn is_list(&self) -> bool {
+        true
     }
 
     fn text(&self) -> String {
@@ -191,8 +199,52 @@ impl Value for Vec<String> {
     }
 }
 
-fn list(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|text| !text.is_empty())
+/// What a list of paths takes.
+pub(crate) const PATHS: &str = "paths as they are asked for, with commas between them: each begins with /, may end with * for all that begin so, and has no query, pattern or blank in it";
+
+/// Whether it can be the path of a request, or the beginning of one. No others are looked for: what was meant otherwise (a
+/// pattern of a router, a path with its query) would never be found.
+pub(crate) fn is_path(path: &str) -> bool {
+    let literal = path.strip_suffix('*').unwrap_or(path);
+    let odd = |c: char| "*?#{},\u{fffd}".contains(c) || c.is_whitespace() || c.is_control();
+    path.starts_with('/') && !literal.contains(odd)
+}
+
+/// Whether what is an element of a list is the same one in a text with commas.
+#[cfg(feature = "serde")]
+pub(super) fn is_element(text: &str) -> bool {
+    !text.trim().is_empty() && !text.contains(',')
+}
+
+/// Of a text with commas. A text of nothing has none; an empty one between two commas is one, which nothing takes.
+fn elements(text: &str) -> impl Iterator<Item = &str> {
+    let some = Some(text).filter(|text| !text.trim().is_empty());
+    some.into_iter()
+        .flat_map(|text| text.split(',').map(str::trim))
+}
+
+/// Digits, and nothing else: no sign.
+fn number<N: FromStr>(text: &str) -> Option<N> {
+    let text = text.trim();
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
+}
+
+/// As people write it. Of what humantime (2.4.0) takes, `M` is months, which nobody means; `1 5s` is fifteen seconds;
+/// and what is just above the largest of all durations panics: so no number has more than ten digits, and nothing is
+/// longer than a thousand years.
+fn duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let is_digit = |c: char| c.is_ascii_digit();
+    let mut words = text.split_whitespace();
+    let whole = words.all(|word| word.starts_with(is_digit) && !word.ends_with(is_digit));
+    let short = text.len() <= 80 && text.split(|c| !is_digit(c)).all(|run| run.len() <= 10);
+    if !whole || !short || text.contains('M') {
+        return None;
+    }
+    let parsed = humantime::parse_duration(text).ok();
+    parsed.filter(|duration| duration.as_secs() < 1_000 * 365 * 86_400)
 }

@@ -152,7 +152,8 @@ impl ReadTimeoutLayer {
     /// For calls whose client may be silent for longer than a body may, whatever the service sends meanwhile: a gRPC stream
     /// of the client's messages, say, which is answered after the last. (One that is answered before is exempt from then
     /// on: a chat, a watch.) Decide by what only such calls have, a path rather than a header, as whoever is exempt may be
-    /// as slow as it likes.
+    /// as slow as it likes. Nothing here finds one that has vanished without a word, either, while the service has nothing to
+    /// say: let TCP's keepalive (`socket2`, on the socket that listens) or hyper's `http2().keep_alive_interval(..)` do that.
     ///
     /// ```
     /// # use std::time::Duration;

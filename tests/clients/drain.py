@@ -764,6 +764,23 @@ def who_waits_for_a_descriptor_is_served(stack):
     assert answered == 0 and cut and cut + unserved == 120, log
 
 
+def who_has_the_last_descriptor_is_not_waited_for(stack):
+    """A server whose clients have all its descriptors, and at which nobody waits, ends as any other. DRAIN-8"""
+    for path, within in ((b"/", 4 * UNANSWERED + SLACK), (b"/sleep/1500", 1.5 + 4 * UNANSWERED + SLACK)):
+        with Playground(stack, "--max-connections", "0", nofile=64, logged=True) as server:
+            clients = []
+            while server.descriptors() < 64:
+                clients.append(server.silent())
+                clients[-1].sendall(bytes_of(stack, path))
+                if path == b"/":
+                    clients[-1].recv(65536)
+                else:
+                    time.sleep(0.005)
+            ending = Ending(server)
+            over(ending, within, 0)
+            assert f"{len(clients)} connections ended, none was cut\n" in server.log(), server.log()
+
+
 # --- DRAIN-3: no answer is lost
 
 async def ask_on_and_on(server, pause, fates):
@@ -990,7 +1007,7 @@ CASES = [
     (a_lame_duck_serves_everybody, STACKS), (who_waits_in_the_backlog_is_served, STACKS),
     (who_waits_when_a_server_has_just_begun_is_served, STACKS),
     (who_comes_around_the_signal_is_served_or_refused, STACKS), (who_waits_for_a_place_is_served, STACKS),
-    (who_waits_for_a_descriptor_is_served, STACKS),
+    (who_waits_for_a_descriptor_is_served, STACKS), (who_has_the_last_descriptor_is_not_waited_for, STACKS),
     (every_request_that_was_served_is_answered, SPEAK_H1), (every_stream_that_was_served_is_answered, SPEAK_H2),
     (who_is_gone_is_not_waited_for, STACKS), (a_web_socket_is_told_and_waited_for, STACKS),
     (thousands_of_idle_connections_end_at_once, STACKS), (it_tells_what_it_waits_for, ["axum"]),

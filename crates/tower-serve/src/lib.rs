@@ -77,8 +77,9 @@
 //!
 //! # Settings
 //!
-//! [`Settings`] are a plain struct. They can be read from environment variables ([`Settings::from_env`]: `APP_WRITE_TIMEOUT=10s`), and
-//! with the feature `serde` from a file of any format that tells what it holds (TOML, JSON, YAML). What is wrong is refused at start, with its name and what is right.
+//! [`Settings`] are a plain struct. They can be read from environment variables ([`Settings::from_env`]:
+//! `APP_WRITE_TIMEOUT=10s`), and with the feature `serde` from a file of any format that tells what it holds (TOML, JSON,
+//! YAML). What is wrong is refused at start, with its name and what is right.
 //!
 //! # Seen while it runs
 //!

@@ -132,11 +132,12 @@ impl Preset {
     /// # Panics
     ///
     /// If `at_capacity` is empty, or names a policy that is never reached; if a path of `never_shed` or `untimed_bodies` is
-    /// none (`healthz`, `/users/{id}`), and would never be found. From text they are right.
+    /// none (`healthz`, `/users/{id}`), or could not be told as text (`/a,b`). From text they are right. For other rules,
+    /// set the layer: [`classify`](InFlightLimitLayer::classify), [`body_unless`](ReadTimeoutLayer::body_unless).
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
         for path in settings.never_shed.iter().chain(&settings.untimed_bodies) {
-            assert!(is_path(path), "{path:?} is no path: expected {PATHS}");
+            assert!(is_path(path), "{path:?} is not taken: expected {PATHS}");
         }
         let max_per_client = settings.max_connections_per_client;
         let (proxy_protocol, outer_max, inner_max) = match settings.proxy_protocol {

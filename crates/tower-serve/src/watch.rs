@@ -57,7 +57,7 @@ pub struct Look {
     pub max_connections: Option<usize>,
     /// How many are no longer HTTP: WebSockets over HTTP/1.
     pub upgraded: usize,
-    /// How many are open past the limit, all on their way: who is being turned away, who made room, newcomers for whom that
+    /// How many are open past the limit, all on their way out or in: who is being turned away, who made room, newcomers for whom that
     /// happens. One of whom the PROXY protocol has told that it has too many is among the
     /// [`connections`](Look::connections) as well.
     pub being_rejected: usize,

@@ -1,9 +1,17 @@
 //! The page and the metrics, as who looks at them reads them.
 
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
 use http::{Request, Response, header::ACCEPT};
 use serde_json::Value;
-use tower::ServiceExt;
-use tower_serve::{MaxInFlight, Preset, Settings, Watch};
+use tower::{Layer, ServiceExt};
+use tower_serve::{
+    MaxInFlight, Preset, Settings, Watch,
+    overload::{InFlightLimitLayer, Limit, Sample},
+};
 
 async fn page(watch: &Watch, request: Request<()>) -> Response<String> {
     let Ok(answer) = watch.status_page().oneshot(request).await;
@@ -96,6 +104,40 @@ async fn a_move_of_the_limit_is_seen_with_its_reason() {
         answer.body()
     );
     assert!(answer.body().contains(" to 20</td>"), "{}", answer.body());
+}
+
+/// One more with each answer, for a reason that is no HTML.
+#[derive(Debug, Default)]
+struct Law(AtomicUsize);
+
+impl Limit for Law {
+    fn limit(&self) -> usize {
+        10 + self.0.load(Ordering::Relaxed)
+    }
+
+    fn on_sample(&self, _: &Sample) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn reason(&self) -> &'static str {
+        "p99 < 5 ms & room"
+    }
+}
+
+#[tokio::test]
+async fn what_a_law_of_ones_own_says_is_text() {
+    let mut preset = Preset::direct();
+    preset.overload = InFlightLimitLayer::with_limit(Law::default());
+    let hello = |_: Request<String>| async { Ok::<_, Infallible>(Response::new(String::new())) };
+    let Ok(_) = (preset.overload.layer(tower::service_fn(hello)))
+        .oneshot(Request::default())
+        .await;
+    let answer = page(&preset.watch(), get("/status")).await;
+    let told = answer.body();
+    assert!(
+        told.contains("ago: p99 &lt; 5 ms &amp; room</td>"),
+        "{told}"
+    );
 }
 
 #[cfg(feature = "metrics")]

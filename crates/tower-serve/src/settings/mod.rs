@@ -403,7 +403,7 @@ impl Settings {
 
     /// What the settings begin with, where a source says which under `name`.
     fn preset(name: &str, preset: Option<&str>, says_proxy: bool) -> Result<Self, SettingsError> {
-        match preset {
+        match preset.map(str::trim) {
             None | Some("direct") => Ok(Self::direct()),
             // Whether it is required is set with the others.
             Some("behind-balancer") if says_proxy => Ok(Self::behind_balancer(ProxyProtocol::Off)),
@@ -582,8 +582,8 @@ mod tests {
         for wrong in [
             "5M", // months, to humantime
             "1 5s",
-            "5 s",
             "10000000000000s",
+            "1 .5s",
             "18446744073709551615s 1000ms", // a panic, in humantime 2.4.0
             "1000y",
         ] {
@@ -592,7 +592,7 @@ mod tests {
         for (right, seconds) in [
             (" 5s\n", 5),
             ("1m30s", 90),
-            ("1h  5m", 3_900),
+            ("1 hour  5min", 3_900),
             ("2days", 172_800),
         ] {
             settings.set("write_timeout", right).expect(right);
@@ -601,6 +601,11 @@ mod tests {
         settings.write_timeout = Duration::new(20_000_000_000, 999_999_999);
         let told = settings.write_timeout.text();
         assert!(told.len() > 40, "{told}");
+        assert!(
+            settings.write_timeout.set(&Duration::MAX.text()),
+            "for ever"
+        );
+        settings.write_timeout = Duration::new(20_000_000_000, 999_999_999);
         let before = settings.clone();
         settings.set("write_timeout", &told).expect("what it tells");
         assert_eq!(settings, before);
@@ -647,6 +652,7 @@ mod tests {
             "/a,,/b",
             ",",
             "/\u{fffd}",
+            "/ü",
         ] {
             assert!(settings.set("never_shed", wrong).is_err(), "{wrong:?}");
             let mut set = Settings::direct();
@@ -655,9 +661,9 @@ mod tests {
             assert!(made.is_err(), "{wrong:?}, in code");
         }
         settings
-            .set("never_shed", "/, /*, /ü, /a.b-c_d~")
+            .set("never_shed", "/, /*, /%C3%BC, /a.b-c_d~")
             .expect("paths");
-        assert_eq!(settings.never_shed, ["/", "/*", "/ü", "/a.b-c_d~"]);
+        assert_eq!(settings.never_shed, ["/", "/*", "/%C3%BC", "/a.b-c_d~"]);
         drop(crate::Preset::new(&settings));
         settings.set("never_shed", " ").expect("none");
         assert!(settings.never_shed.is_empty());

@@ -16,6 +16,7 @@ pub(super) trait Value {
     fn form(&self) -> &'static str;
 
     /// Whether it is several, so that a file may have a list for it.
+    #[cfg(feature = "serde")]
     fn is_list(&self) -> bool {
         false
     }
@@ -55,6 +56,9 @@ impl Value for u64 {
     }
 }
 
+/// Not quite a thousand years: as good as for ever, and written so that it can be read.
+const LONGEST: Duration = Duration::from_secs(999 * 365 * 86_400);
+
 impl Value for Duration {
     fn set(&mut self, text: &str) -> bool {
         put(self, duration(text))
@@ -68,7 +72,7 @@ impl Value for Duration {
         if self.is_zero() {
             return "0".into();
         }
-        humantime::format_duration(*self).to_string()
+        humantime::format_duration(LONGEST.min(*self)).to_string()
     }
 }
 
@@ -155,6 +159,7 @@ impl Value for Vec<AtCapacity> {
         "one or more of make-room, reject, close and wait, in the order in which they are tried; none can follow wait, and only wait can follow reject or close"
     }
 
+    #[cfg(feature = "serde")]
     fn is_list(&self) -> bool {
         true
     }
@@ -190,6 +195,7 @@ impl Value for Vec<String> {
         PATHS
     }
 
+    #[cfg(feature = "serde")]
     fn is_list(&self) -> bool {
         true
     }
@@ -200,14 +206,15 @@ impl Value for Vec<String> {
 }
 
 /// What a list of paths takes.
-pub(crate) const PATHS: &str = "paths as they are asked for, with commas between them: each begins with /, may end with * for all that begin so, and has no query, pattern or blank in it";
+pub(crate) const PATHS: &str = "paths as they are asked for, with commas between them: each begins with /, may end with * \
+                                for all that begin so, and has no query, pattern, blank or letter outside of ASCII";
 
-/// Whether it can be the path of a request, or the beginning of one. No others are looked for: what was meant otherwise (a
-/// pattern of a router, a path with its query) would never be found.
+/// Whether it is the path of a request, or the beginning of one. What was meant otherwise (a pattern of a router, a path with
+/// its query) would never be found, and one with a comma or another star could not be told as text.
 pub(crate) fn is_path(path: &str) -> bool {
     let literal = path.strip_suffix('*').unwrap_or(path);
-    let odd = |c: char| "*?#{},\u{fffd}".contains(c) || c.is_whitespace() || c.is_control();
-    path.starts_with('/') && !literal.contains(odd)
+    let plain = |c: char| c.is_ascii_graphic() && !"*?#{},".contains(c);
+    path.starts_with('/') && literal.chars().all(plain)
 }
 
 /// Whether what is an element of a list is the same one in a text with commas.
@@ -231,20 +238,20 @@ fn number<N: FromStr>(text: &str) -> Option<N> {
 }
 
 /// As people write it. Of what humantime (2.4.0) takes, `M` is months, which nobody means; `1 5s` is fifteen seconds;
-/// and what is just above the largest of all durations panics: so no number has more than ten digits, and nothing is
-/// longer than a thousand years.
+/// and what is just above the largest of all durations panics: so no number has more than ten digits.
 fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     if text == "0" {
         return Some(Duration::ZERO);
     }
-    let is_digit = |c: char| c.is_ascii_digit();
-    let mut words = text.split_whitespace();
-    let whole = words.all(|word| word.starts_with(is_digit) && !word.ends_with(is_digit));
+    let is_digit = |c: char| c.is_ascii_digit() || c == '.';
+    let words: Vec<_> = text.split_whitespace().collect();
+    let whole = |pair: &[&str]| !(pair[0].ends_with(is_digit) && pair[1].starts_with(is_digit));
+    let whole = words.windows(2).all(whole);
     let short = text.len() <= 80 && text.split(|c| !is_digit(c)).all(|run| run.len() <= 10);
     if !whole || !short || text.contains('M') {
         return None;
     }
     let parsed = humantime::parse_duration(text).ok();
-    parsed.filter(|duration| duration.as_secs() < 1_000 * 365 * 86_400)
+    parsed.filter(|duration| *duration <= LONGEST)
 }

@@ -25,8 +25,7 @@ use tower_drain::Drain;
 /// How many of them there are descriptors for at a time.
 const FREE: u64 = 4;
 
-/// As many as are served when each descriptor has been used so often; and some more. (With the first, the last of them
-/// has the last descriptor.)
+/// How many clients come: so many that the last of them has the last descriptor, and so many that he has not.
 const CROWDS: [usize; 2] = [32, 30];
 
 const STACKS: [&str; 4] = ["axum", "axum, unix", "hyper", "hyper, unix"];

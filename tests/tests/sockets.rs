@@ -25,7 +25,7 @@ use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
 };
-use tower::{Layer, Service, ServiceBuilder, limit::ConcurrencyLimitLayer, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, limit::ConcurrencyLimitLayer, service_fn};
 use tower_connection::{
     Accept, AcceptExt, Backlog, BoxIo, Connection, ConnectionHandle, Held, Socket,
 };
@@ -743,4 +743,33 @@ async fn one_layer_is_one_limit_under_a_plain_axum_serve() {
     let answer = answered.recv().await.expect("one is served");
     assert!(answer.ends_with("served"), "{answer}");
     assert_eq!(overload.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_end_his_half_reads_his_answer() {
+    // CONN-11: hyper's `half_close(true)` alone is not known here, and half an end is one.
+    for allowed in [false, true] {
+        let (listener, address) = bind().await;
+        let mut builder = http1::Builder::new();
+        builder.half_close(true);
+        let slow = |request| async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            hello(request).await
+        };
+        let acceptor = Accept::new(service_fn(slow));
+        let acceptor = acceptor.map_response(move |connection: Connection<_, _>| {
+            if allowed {
+                connection.handle().allow_half_close();
+            }
+            connection
+        });
+        let server = serve(listener, acceptor).with_builder(builder);
+        let server = tokio::spawn(server.into_future());
+        let last = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        let mut client = connect(address, last).await;
+        client.shutdown().await.expect("open");
+        let answer = read(client).await.unwrap_or_default();
+        assert_eq!(answer.ends_with("hello"), allowed, "{answer}");
+        server.abort();
+    }
 }

@@ -144,7 +144,7 @@ impl Obey {
     /// hyper reads each time that it is polled, but not if a part of the next request is there already, or if a body is
     /// not read: then not until its service has answered, and not at all if that has dropped the body (1.12,
     /// `proto/h1/conn.rs`, `mid_message_detect_eof`, `poll_drain_or_close_read`). As there, half an end is one unless it is
-    /// said otherwise: with hyper's `half_close` it does not read either, and nobody can ask its builder for that.
+    /// said otherwise: with hyper's `half_close` it does not read either, and whether that is set cannot be asked.
     fn check_presence(&mut self, io: &impl Socket, cx: &mut Context<'_>) -> io::Result<()> {
         let reads = std::mem::take(&mut self.presence.reads) || self.spoken == Spoken::Http2;
         let none = reads || self.handle.in_flight() == 0 || self.handle.is_upgraded();

@@ -766,16 +766,13 @@ def who_waits_for_a_descriptor_is_served(stack):
 
 def who_has_the_last_descriptor_is_not_waited_for(stack):
     """A server whose clients have all its descriptors, and at which nobody waits, ends as any other. DRAIN-8"""
-    for path, within in ((b"/", 4 * UNANSWERED + SLACK), (b"/sleep/1500", 1.5 + 4 * UNANSWERED + SLACK)):
+    for path, within in ((b"/", 4 * UNANSWERED + SLACK), (b"/sleep/3000", 3 + 4 * UNANSWERED + SLACK)):
         with Playground(stack, "--max-connections", "0", nofile=64, logged=True) as server:
             clients = []
-            while server.descriptors() < 64:
+            while (taken := server.descriptors()) < 64:
                 clients.append(server.silent())
                 clients[-1].sendall(bytes_of(stack, path))
-                if path == b"/":
-                    clients[-1].recv(65536)
-                else:
-                    time.sleep(0.005)
+                until("it is accepted", lambda: server.descriptors() > taken)
             ending = Ending(server)
             over(ending, within, 0)
             assert f"{len(clients)} connections ended, none was cut\n" in server.log(), server.log()

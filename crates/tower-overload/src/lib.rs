@@ -61,8 +61,8 @@
 //! 2. A [`Classify`] says from the head how critical the request is, whose, how long its client waits, and whether it is
 //!    exempt. (With one, the slot is taken after it: a health check takes none, even for a moment.)
 //! 3. Without a slot, it waits for at most [`max_wait`](InFlightLimitLayer::max_wait), among at most as many others as
-//!    there are slots (with an [`Adaptive`] limit: as have their turn within that time): first come, first served, until the queue *stands*; then last come, first served
-//!    ([`AdaptiveLifo`], or an [`Admission`] of yours). Who ends a request hands the slot over. A request that cannot
+//!    there are slots (with an [`Adaptive`] limit: as have their turn within that time): first come, first served, until
+//!    the queue *stands*; then last come, first served ([`AdaptiveLifo`], or an [`Admission`] of yours). Who ends a request hands the slot over. A request that cannot
 //!    make its deadline (`grpc-timeout`, a header of your choice) does not wait.
 //! 4. Without a place, it is answered ([`Respond`]): `503` and `Retry-After`, or gRPC's `UNAVAILABLE` with pushback.
 //! 5. The slot is free at the last byte of the response, or when the client has left, the handler has panicked, the

@@ -25,8 +25,11 @@ use tower_drain::Drain;
 /// How many of them there are descriptors for at a time.
 const FREE: u64 = 4;
 
-/// How many clients come: so many that the last of them has the last descriptor, and so many that he has not.
-const CROWDS: [usize; 2] = [32, 30];
+const CROWD: usize = 30;
+
+/// Who is served: a crowd whose last client does not have the last descriptor, one whose last client has, and one that
+/// keeps it for a while.
+const SERVED: [(usize, &str); 3] = [(CROWD, "/"), (32, "/"), (8, "/slow")];
 
 const STACKS: [&str; 4] = ["axum", "axum, unix", "hyper", "hyper, unix"];
 
@@ -138,11 +141,7 @@ async fn a_drain_serves_who_waits_for_a_descriptor_and_counts_whom_it_cannot() {
     // DRAIN-2, DRAIN-8: the first look at the backlog ended without descriptors, the listener was dropped, and whoever
     // waited was reset. The report knew of nobody, and the exit code was 0.
     for stack in STACKS {
-        for (size, path) in CROWDS
-            .map(|size| (size, "/"))
-            .into_iter()
-            .chain([(8, "/slow")])
-        {
+        for (size, path) in SERVED {
             let drain = Drain::new(Duration::ZERO);
             let (mut clients, without, server) = crowd(stack, size, path, &drain).await;
             drain.begin();
@@ -158,9 +157,8 @@ async fn a_drain_serves_who_waits_for_a_descriptor_and_counts_whom_it_cannot() {
             drop(without);
         }
 
-        let [_, size] = CROWDS;
         let drain = Drain::new(Duration::ZERO);
-        let (clients, without, server) = crowd(stack, size, "/stuck", &drain).await;
+        let (clients, without, server) = crowd(stack, CROWD, "/stuck", &drain).await;
         drain.begin();
         while drain.watch().progress().requests == 0 {
             tokio::task::yield_now().await;
@@ -170,7 +168,7 @@ async fn a_drain_serves_who_waits_for_a_descriptor_and_counts_whom_it_cannot() {
         assert!(!report.cut.is_empty(), "{stack}: {report}");
         assert_eq!(
             report.cut.len() + report.unserved,
-            size,
+            CROWD,
             "{stack}: {report}"
         );
         server.await.expect("no panic").expect("no error");

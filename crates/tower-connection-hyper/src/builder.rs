@@ -41,7 +41,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// # }
 /// # async fn run(listener: tokio::net::TcpListener) -> std::io::Result<()> {
 /// let mut builder = http1::Builder::new();
-/// builder.max_headers(50).keep_alive(true);
+/// builder.max_headers(50);
 /// serve(listener, Accept::new(tower::service_fn(hello)))
 ///     .with_builder(builder)
 ///     .await

@@ -101,7 +101,7 @@ impl Backlog<'_, TcpListener> {
     ///
     /// # Errors
     ///
-    /// Out of descriptors or memory. Somebody may wait still: keep the listener, and try again.
+    /// Out of descriptors or memory, while somebody waits: keep the listener, and try again.
     ///
     /// ```
     /// # use tokio::net::TcpListener;

@@ -8,7 +8,7 @@ use super::{MaxConnections, MaxInFlight, ProxyProtocol};
 
 /// A value that is set, and told, as text.
 pub(super) trait Value {
-    /// Takes what `text` says, if it is what [`form`](Value::form) promises.
+    /// Takes what `text` says, if it is what [`form`](Value::form) promises. No blanks are around it.
     #[must_use]
     fn set(&mut self, text: &str) -> bool;
 
@@ -78,7 +78,7 @@ impl Value for Duration {
 
 impl Value for MaxConnections {
     fn set(&mut self, text: &str) -> bool {
-        let parsed = match text.trim() {
+        let parsed = match text {
             "auto" => Some(Self::Auto),
             n => number(n).map(Self::Fixed),
         };
@@ -99,7 +99,7 @@ impl Value for MaxConnections {
 
 impl Value for MaxInFlight {
     fn set(&mut self, text: &str) -> bool {
-        let parsed = match text.trim() {
+        let parsed = match text {
             "adaptive" => Some(Self::Adaptive),
             n => number(n).map(|n| if n == 0 { Self::Off } else { Self::Fixed(n) }),
         };
@@ -121,7 +121,7 @@ impl Value for MaxInFlight {
 
 impl Value for ProxyProtocol {
     fn set(&mut self, text: &str) -> bool {
-        let parsed = match text.trim() {
+        let parsed = match text {
             "off" => Some(Self::Off),
             "required" => Some(Self::Required),
             _ => None,
@@ -225,14 +225,13 @@ pub(super) fn is_element(text: &str) -> bool {
 
 /// Of a text with commas. A text of nothing has none; an empty one between two commas is one, which nothing takes.
 fn elements(text: &str) -> impl Iterator<Item = &str> {
-    let some = Some(text).filter(|text| !text.trim().is_empty());
+    let some = Some(text).filter(|text| !text.is_empty());
     some.into_iter()
         .flat_map(|text| text.split(',').map(str::trim))
 }
 
 /// Digits, and nothing else: no sign.
 fn number<N: FromStr>(text: &str) -> Option<N> {
-    let text = text.trim();
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits)
 }
@@ -240,7 +239,6 @@ fn number<N: FromStr>(text: &str) -> Option<N> {
 /// As people write it. Of what humantime (2.4.0) takes, `M` is months, which nobody means; `1 5s` is fifteen seconds;
 /// and what is just above the largest of all durations panics: so no number has more than ten digits.
 fn duration(text: &str) -> Option<Duration> {
-    let text = text.trim();
     if text == "0" {
         return Some(Duration::ZERO);
     }

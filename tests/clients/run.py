@@ -445,11 +445,6 @@ PATIENT = {
     "work_is_not_idleness",
 }
 
-# If no more than three runs of the whole list fail, it may be the machine: each is repeated ten times with nothing beside
-# it, must hold every time, and is told apart in the sum. Not with `--case`, `--stack` or `--table`: who looks at one of
-# them, or writes down what was seen, sees it as it is.
-DOUBTED, REPEATS = 3, 10
-
 # What does not hold yet, and why. Such a case must fail: one that holds is to be taken out of here.
 KNOWN = {}
 
@@ -477,28 +472,11 @@ def main(cases):
             result, told = outcome(case, stack)
             results[case.__name__, stack] = result
             print(f"{result} {case.__name__} {stack} ({time.monotonic() - start:.1f}s)\n{told}".rstrip(), flush=True)
-    failed = [(case, stack) for case, _ in cases for stack in STACKS
-              if results.get((case.__name__, stack)) == "FAILED"]
-    doubted = failed if len(failed) <= DOUBTED and not (asked.stack or asked.case or asked.table) else []
-    for case, stack in doubted:
-        results[case.__name__, stack] = repeated(case, stack)
     counted = [list(results.values()).count(result) for result in ("ok", "FAILED", "known")]
     print("{} passed, {} failed, {} known to fail, in {:.0f} s".format(*counted, time.monotonic() - began))
-    for case, stack in doubted:
-        print(f"FAILED at first: {case.__name__} {stack}; repeated: {results[case.__name__, stack]}")
     if asked.table:
         table.write(asked.table, cases, results, KNOWN)
     sys.exit("FAILED" in results.values())
-
-
-def repeated(case, stack):
-    """What became of a case that failed once, when it is run again and again."""
-    for number in range(1, REPEATS + 1):
-        result, told = outcome(case, stack)
-        print(f"{result} {case.__name__} {stack}, repeated: {number} of {REPEATS}\n{told}".rstrip(), flush=True)
-        if result != "ok":
-            break
-    return result
 
 
 def side_by_side(case, stacks):
